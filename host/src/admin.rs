@@ -1,0 +1,105 @@
+//! What operators see: `/admin/*` on a listener of its own, and metrics on another.
+
+use crate::gateway::Gateway;
+use axum::extract::{Path, State};
+use axum::http::{StatusCode, header};
+use axum::response::{IntoResponse, Response};
+use axum::routing::get;
+use axum::{Json, Router};
+use serde_json::{Value, json};
+use std::sync::Arc;
+
+/// `GET /metrics`
+pub fn metrics_router(gateway: &Arc<Gateway>) -> Router {
+    let render = async |State(gateway): State<Arc<Gateway>>| {
+        ([(header::CONTENT_TYPE, "text/plain; version=0.0.4")], gateway.metrics.render())
+    };
+    Router::new().route("/metrics", get(render)).with_state(gateway.clone())
+}
+
+/// `GET /admin/status`, `/admin/requests`, `/admin/requests/{id}`, `/admin/policies`
+pub fn admin_router(gateway: &Arc<Gateway>) -> Router {
+    Router::new()
+        .route("/admin/status", get(async |State(gateway): State<Arc<Gateway>>| Json(status(&gateway))))
+        .route(
+            "/admin/requests",
+            get(async |State(gateway): State<Arc<Gateway>>| Json(gateway.recent.list())),
+        )
+        .route("/admin/requests/{id}", get(request))
+        .route("/admin/policies", get(async |State(gateway): State<Arc<Gateway>>| Json(policies(&gateway))))
+        .with_state(gateway.clone())
+}
+
+async fn request(State(gateway): State<Arc<Gateway>>, Path(id): Path<String>) -> Response {
+    match gateway.recent.get(&id) {
+        Some(record) => Json(record).into_response(),
+        None => {
+            let message = format!("no request {id} among the last ones");
+            (StatusCode::NOT_FOUND, Json(json!({"error": {"message": message}}))).into_response()
+        }
+    }
+}
+
+/// Everything that `cortex status` shows.
+pub fn status(gateway: &Gateway) -> Value {
+    let (config, fleet) = (gateway.config.load_full(), gateway.fleet.now());
+    let nodes: Vec<Value> = fleet
+        .nodes
+        .iter()
+        .map(|view| {
+            let models: Vec<Value> = view
+                .models
+                .iter()
+                .map(|info| {
+                    let load = view.health.models.iter().find(|m| m.id == info.id);
+                    json!({"id": info.id, "status": info.status, "devices": info.devices,
+                           "vram_used_mb": info.vram_used_mb, "servable": info.servable,
+                           "in_flight": load.map(|l| l.in_flight), "queue_depth": load.map(|l| l.queue_depth)})
+                })
+                .collect();
+            json!({"name": view.node.name, "endpoint": view.node.peer.endpoint, "state": view.state,
+                   "error": view.error, "uptime_secs": view.health.uptime_secs,
+                   "hostname": view.discovery.hostname, "devices": devices(view), "models": models,
+                   "cuda_unavailable_reason": view.discovery.cuda_unavailable_reason})
+        })
+        .collect();
+    let reload = gateway.last_reload().map(|outcome| match outcome {
+        Ok(changed) => json!({"ok": true, "changed": changed}),
+        Err(error) => json!({"ok": false, "error": error.to_string()}),
+    });
+    json!({
+        "version": env!("CARGO_PKG_VERSION"),
+        "uptime_secs": gateway.started.elapsed().as_secs(),
+        "config": {"files": config.files, "last_reload": reload},
+        "routing_policy": config.routing_policy,
+        "eviction_policy": config.eviction_policy,
+        "nodes": nodes,
+        "loads": gateway.loads.status(),
+        "policies": gateway.policies.table().status(),
+        "models": config.catalogue.models().map(|m| &m.id).collect::<Vec<_>>(),
+    })
+}
+
+/// Policies with their figures, and the trial of a canary.
+pub fn policies(gateway: &Gateway) -> Value {
+    let config = gateway.config.load();
+    json!({
+        "routing": {"policy": config.routing_policy, "shadow": config.shadow_policy, "canary": gateway.decider.trial()},
+        "eviction": {"policy": config.eviction_policy},
+        "dirs": gateway.policies.dirs(),
+        "policies": gateway.policies.table().status(),
+    })
+}
+
+fn devices(view: &crate::fleet::NodeView) -> Vec<Value> {
+    let health = |index| view.health.devices.iter().find(|d| d.index == index);
+    view.discovery
+        .devices
+        .iter()
+        .map(|device| {
+            let now = health(device.index);
+            json!({"index": device.index, "name": device.name, "vram_total_mb": device.vram_total_mb,
+                   "vram_used_mb": now.map(|d| d.vram_used_mb), "vram_free_mb": now.map(|d| d.vram_free_mb)})
+        })
+        .collect()
+}

@@ -1,0 +1,44 @@
+use crate::config::Config;
+use crate::gateway::Gateway;
+use crate::server::{Listeners, Watches};
+use std::path::Path;
+use std::sync::Arc;
+use tokio::signal::unix::{SignalKind, signal};
+use tracing_subscriber::EnvFilter;
+
+pub(super) fn run(path: &Path) -> anyhow::Result<()> {
+    let filter = EnvFilter::try_from_default_env().unwrap_or_else(|_| EnvFilter::new("info"));
+    tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr).init();
+    let config = Config::load(path)?;
+    tokio::runtime::Builder::new_multi_thread().enable_all().build()?.block_on(serve(config, path))
+}
+
+async fn serve(config: Config, path: &Path) -> anyhow::Result<()> {
+    let listeners = Listeners::bind(&config).await?;
+    let gateway = Gateway::new(config, path.to_owned())?;
+    let watches = Watches::start(&gateway)?;
+    listeners.announce()?;
+    let signals = gateway.tasks.spawn(signals(gateway.clone()));
+    listeners.serve(gateway).await;
+    signals.abort();
+    drop(watches);
+    Ok(())
+}
+
+/// SIGTERM and SIGINT end the gateway, SIGHUP reloads its configuration.
+async fn signals(gateway: Arc<Gateway>) {
+    let signals = [SignalKind::terminate(), SignalKind::interrupt(), SignalKind::hangup()].map(signal);
+    let [Ok(mut terminate), Ok(mut interrupt), Ok(mut hangup)] = signals else {
+        tracing::error!("signals cannot be received; only a kill ends this process");
+        return;
+    };
+    loop {
+        tokio::select! {
+            _ = terminate.recv() => break,
+            _ = interrupt.recv() => break,
+            _ = hangup.recv() => tokio::task::block_in_place(|| gateway.reload()),
+        }
+    }
+    tracing::info!("shutting down");
+    gateway.shutdown.cancel();
+}

@@ -1,0 +1,246 @@
+//! Configuration, parsed twice: what stands in the files, then what the program may rely on.
+
+mod catalogue;
+mod explain;
+mod overrides;
+mod policies;
+mod raw;
+mod reload;
+
+pub use catalogue::{Catalogue, Model, Resolved};
+pub use explain::{ConfigError, nearest};
+pub use policies::Canary;
+
+use std::collections::BTreeSet;
+use std::net::SocketAddr;
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+/// cortex.toml and models.toml, validated.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Config {
+    pub listen: SocketAddr,
+    pub metrics_listen: SocketAddr,
+    pub admin_listen: SocketAddr,
+    /// Bytes; past it a request gets a 413.
+    pub body_limit: usize,
+    /// A request whose body has not arrived in this time gets a 408.
+    pub body_timeout: Duration,
+    /// A streaming client that waited this long gets its 200 and keep-alives.
+    pub keepalive_after: Duration,
+    /// A request that waited this long for a model, or for a node to begin its answer, gets a 503.
+    pub max_wait: Duration,
+    /// An upstream stream that is silent for this long is broken.
+    pub stall_timeout: Duration,
+    /// What running requests get at shutdown.
+    pub drain: Duration,
+    pub poll_interval: Duration,
+    pub allow_anonymous: bool,
+    pub keys: Vec<Key>,
+    pub policies: crate::policy::Sources,
+    /// Where compiled policies are kept; read at start only.
+    pub policy_cache: Option<PathBuf>,
+    /// Where decisions are recorded.
+    pub record: Option<PathBuf>,
+    pub routing_policy: String,
+    /// Decides beside the live policy, for comparison only.
+    pub shadow_policy: Option<String>,
+    pub canary: Option<Canary>,
+    pub eviction_policy: String,
+    /// Ask a node to give cached memory back after this many loads; 0 = never.
+    pub defrag_after_cycles: u32,
+    pub neurons: Vec<Neuron>,
+    pub catalogue: Catalogue,
+    /// Files that this came from, to be watched.
+    pub files: Vec<PathBuf>,
+}
+
+/// A node of the fleet.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Neuron {
+    pub name: String,
+    /// `http://host:port`, no trailing slash.
+    pub endpoint: String,
+    pub token: Option<String>,
+}
+
+/// A caller's key.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Key {
+    pub name: String,
+    /// SHA-256 of the key: comparing digests tells nothing of the key by its timing.
+    pub sha256: [u8; 32],
+}
+
+impl Config {
+    /// Reads cortex.toml, the catalogue beside it and `CORTEX_*` from the environment.
+    ///
+    /// Errors name file, line, key and the nearest valid one.
+    pub fn load(path: &Path) -> Result<Self, ConfigError> {
+        let read = |file: &Path| std::fs::read_to_string(file);
+        Self::load_with(path, read, |name| std::env::var(name).ok(), std::env::vars())
+    }
+
+    /// Where `path` says that the gateway's admin address is, which needs none of its secrets.
+    pub fn admin_address(path: &Path) -> Result<SocketAddr, ConfigError> {
+        overrides::admin_listen(path, std::env::vars())
+    }
+
+    fn load_with(
+        path: &Path,
+        read: impl Fn(&Path) -> std::io::Result<String>,
+        env: impl Fn(&str) -> Option<String>,
+        vars: impl Iterator<Item = (String, String)>,
+    ) -> Result<Self, ConfigError> {
+        let text = read(path).map_err(|e| ConfigError::file(path, &e))?;
+        let raw: raw::File = explain::parse(path, &text)?;
+        let raw = overrides::apply(raw, path, &text, vars)?;
+        let base = path.parent().unwrap_or(Path::new("."));
+        let models = base.join(raw.gateway.models.as_deref().unwrap_or("models.toml"));
+        let catalogue = match read(&models) {
+            Ok(text) => Catalogue::parse(&models, &text)?,
+            Err(e) if e.kind() == std::io::ErrorKind::NotFound && raw.gateway.models.is_none() => {
+                Catalogue::default()
+            }
+            Err(e) => return Err(ConfigError::file(&models, &e)),
+        };
+        let mut config =
+            Self::validate(raw, base, catalogue, env).map_err(|said| ConfigError::says(path, said))?;
+        config.files = vec![path.to_owned(), models];
+        Ok(config)
+    }
+
+    fn validate(
+        raw: raw::File,
+        base: &Path,
+        catalogue: Catalogue,
+        env: impl Fn(&str) -> Option<String>,
+    ) -> Result<Self, String> {
+        let raw::File { gateway, policies, routing, eviction, neurons, keys } = raw;
+        let neurons = neurons.into_iter().map(|n| neuron(n, &env)).collect::<Result<Vec<_>, _>>()?;
+        let mut names = BTreeSet::new();
+        if let Some(twice) = neurons.iter().find(|n| !names.insert(n.name.as_str())) {
+            return Err(format!("neurons: the name {:?} is given twice", twice.name));
+        }
+        if let Some((model, node)) = catalogue.pinned_elsewhere(&names) {
+            let known: Vec<&str> = names.iter().copied().collect();
+            return Err(format!(
+                "models: {model} is pinned on {node:?}, and the neurons are {}",
+                known.join(", ")
+            ));
+        }
+        let judgement = policies::validate(policies, routing, base)?;
+        let seconds = |name: &str, value: f64| {
+            Duration::try_from_secs_f64(value)
+                .map_err(|_| format!("gateway.{name}: {value} is not a time in seconds"))
+        };
+        Ok(Self {
+            listen: gateway.listen,
+            metrics_listen: gateway.metrics_listen,
+            admin_listen: gateway.admin_listen,
+            body_limit: gateway.body_limit_mb << 20,
+            body_timeout: seconds("body_timeout_secs", gateway.body_timeout_secs)?,
+            keepalive_after: seconds("keepalive_after_secs", gateway.keepalive_after_secs)?,
+            max_wait: seconds("max_wait_secs", gateway.max_wait_secs)?,
+            stall_timeout: seconds("stall_timeout_secs", gateway.stall_timeout_secs)?,
+            drain: seconds("drain_secs", gateway.drain_secs)?,
+            poll_interval: seconds("poll_interval_secs", gateway.poll_interval_secs)?
+                .max(Duration::from_millis(50)),
+            allow_anonymous: gateway.allow_anonymous,
+            keys: keys.into_iter().map(|k| key(k, &env)).collect::<Result<_, _>>()?,
+            policies: judgement.sources,
+            policy_cache: judgement.cache,
+            record: judgement.record,
+            routing_policy: judgement.routing,
+            shadow_policy: judgement.shadow,
+            canary: judgement.canary,
+            eviction_policy: eviction.strategy,
+            defrag_after_cycles: eviction.defrag_after_cycles,
+            neurons,
+            catalogue,
+            files: Vec::new(),
+        })
+    }
+
+    /// What a reload from `self` to `new` changes, a line each; listen addresses need a restart.
+    pub fn changes(&self, new: &Self) -> Vec<String> {
+        let mut changes = Vec::new();
+        let mut note = |changed: bool, what: &str| {
+            if changed {
+                changes.push(what.to_owned());
+            }
+        };
+        note(self.catalogue != new.catalogue, "catalogue");
+        note(self.files != new.files, "gateway.models");
+        note(self.neurons != new.neurons, "neurons");
+        note(self.keys != new.keys, "keys");
+        note(self.allow_anonymous != new.allow_anonymous, "gateway.allow_anonymous");
+        note(self.body_limit != new.body_limit, "gateway.body_limit_mb");
+        note(self.body_timeout != new.body_timeout, "gateway.body_timeout_secs");
+        note(self.keepalive_after != new.keepalive_after, "gateway.keepalive_after_secs");
+        note(self.max_wait != new.max_wait, "gateway.max_wait_secs");
+        note(self.stall_timeout != new.stall_timeout, "gateway.stall_timeout_secs");
+        note(self.drain != new.drain, "gateway.drain_secs");
+        note(self.poll_interval != new.poll_interval, "gateway.poll_interval_secs");
+        note(self.policies != new.policies, "policy directories or settings");
+        note(self.routing_policy != new.routing_policy, "routing policy");
+        note(self.shadow_policy != new.shadow_policy, "shadow policy");
+        note(self.canary != new.canary, "canary");
+        note(self.record != new.record, "recording of decisions");
+        note(self.policy_cache != new.policy_cache, "policy cache (this needs a restart)");
+        note(self.eviction_policy != new.eviction_policy, "eviction strategy");
+        note(self.defrag_after_cycles != new.defrag_after_cycles, "eviction.defrag_after_cycles");
+        let addresses = |c: &Self| (c.listen, c.metrics_listen, c.admin_listen);
+        note(addresses(self) != addresses(new), "listen addresses (these need a restart)");
+        // A key that is missing above is in force all the same, and is not passed over in silence.
+        if changes.is_empty() && self != new {
+            changes.push("other settings".to_owned());
+        }
+        changes
+    }
+}
+
+fn neuron(raw: raw::Neuron, env: impl Fn(&str) -> Option<String>) -> Result<Neuron, String> {
+    let endpoint = raw.endpoint.trim_end_matches('/').to_owned();
+    let uri: http::Uri =
+        endpoint.parse().map_err(|e| format!("neurons.{}.endpoint: {endpoint:?}: {e}", raw.name))?;
+    if uri.scheme_str() != Some("http") || uri.authority().is_none() || uri.path() != "/" {
+        return Err(format!("neurons.{}.endpoint: {endpoint:?}, expected http://HOST:PORT", raw.name));
+    }
+    let token = raw.token_env.map(|name| {
+        let value = env(&name).filter(|v| !v.is_empty());
+        value.ok_or(format!("neurons.{}.token_env: the environment variable {name} is not set", raw.name))
+    });
+    Ok(Neuron { name: raw.name, endpoint, token: token.transpose()? })
+}
+
+fn key(raw: raw::Key, env: impl Fn(&str) -> Option<String>) -> Result<Key, String> {
+    use sha2::{Digest, Sha256};
+    let sha256 = match (raw.key_env, raw.sha256) {
+        (Some(name), None) => {
+            let value = env(&name).filter(|v| !v.is_empty());
+            let value = value
+                .ok_or(format!("keys.{}.key_env: the environment variable {name} is not set", raw.name))?;
+            Sha256::digest(value.as_bytes()).into()
+        }
+        (None, Some(hex)) => {
+            parse_sha256(&hex).ok_or(format!("keys.{}.sha256: expected 64 hexadecimal digits", raw.name))?
+        }
+        _ => return Err(format!("keys.{}: exactly one of key_env and sha256 is needed", raw.name)),
+    };
+    Ok(Key { name: raw.name, sha256 })
+}
+
+fn parse_sha256(hex: &str) -> Option<[u8; 32]> {
+    let mut bytes = [0; 32];
+    if hex.len() != 64 || !hex.is_ascii() {
+        return None;
+    }
+    for (at, byte) in bytes.iter_mut().enumerate() {
+        *byte = u8::from_str_radix(&hex[at * 2..at * 2 + 2], 16).ok()?;
+    }
+    Some(bytes)
+}
+
+#[cfg(test)]
+mod tests;

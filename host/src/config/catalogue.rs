@@ -1,0 +1,202 @@
+//! models.toml: what may be asked for, and where it may run.
+
+use super::explain::{self, ConfigError, nearest};
+use neuron_protocol::{Cost, Limit};
+use serde::Deserialize;
+use std::collections::{BTreeMap, BTreeSet};
+use std::path::Path;
+
+/// The models that the fleet may serve, in the order of their ids.
+#[derive(Debug, Clone, Default, PartialEq)]
+pub struct Catalogue {
+    models: BTreeMap<String, Model>,
+    aliases: BTreeMap<String, String>,
+}
+
+/// One model, as the operator describes it.
+#[derive(Debug, Clone, Default, PartialEq, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Model {
+    /// What clients ask for.
+    pub id: String,
+    #[serde(default = "candle")]
+    pub harness: String,
+    #[serde(default)]
+    pub quant: Option<String>,
+    /// MiB that it takes on all its devices together; absent: not known, and only a node can tell.
+    #[serde(default)]
+    pub vram_mb: Option<u64>,
+    /// Devices that it is spread over.
+    #[serde(default = "one")]
+    pub min_devices: u32,
+    /// MiB that each of them must have.
+    #[serde(default)]
+    pub min_device_vram_mb: Option<u64>,
+    /// Names of the nodes where it may run; empty: anywhere.
+    #[serde(default)]
+    pub pinned_on: Vec<String>,
+    /// Never evicted.
+    #[serde(default)]
+    pub pinned: bool,
+    #[serde(default)]
+    residency_priority: Option<u32>,
+    /// Name of the source that nodes fetch it from; empty: their default.
+    #[serde(default)]
+    source: Option<String>,
+    #[serde(default)]
+    pub limit: Option<Limit>,
+    #[serde(default)]
+    pub cost: Option<Cost>,
+    #[serde(default)]
+    pub capabilities: Vec<String>,
+    #[serde(default)]
+    pub replicas: Option<Replicas>,
+    #[serde(default)]
+    pub idle_ttl: Option<u64>,
+    #[serde(default)]
+    pub min_residency: Option<u64>,
+    #[serde(default)]
+    pub preload: bool,
+}
+
+/// How many nodes may have it at once.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Replicas {
+    #[serde(default)]
+    pub min: u32,
+    #[serde(default)]
+    pub max: u32,
+}
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct File {
+    #[serde(default)]
+    models: Vec<Model>,
+    #[serde(default)]
+    aliases: BTreeMap<String, String>,
+}
+
+fn candle() -> String {
+    "candle".into()
+}
+
+fn one() -> u32 {
+    1
+}
+
+/// What a client's model name stands for.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Resolved {
+    /// An id of the catalogue.
+    Catalogued(String),
+    /// Not in the catalogue; a node may have it all the same.
+    Other(String),
+}
+
+impl Model {
+    /// A model that only a node knows.
+    pub fn uncatalogued(id: &str) -> Self {
+        Self { id: id.to_owned(), harness: candle(), min_devices: one(), ..Self::default() }
+    }
+
+    /// A model may displace its own class and below.
+    pub fn class(&self) -> u32 {
+        self.residency_priority.unwrap_or(if self.pinned_on.is_empty() { 100 } else { 1000 })
+    }
+
+    /// The id as nodes know it: `source:id` where there is a source.
+    pub fn node_id(&self) -> String {
+        match self.source.as_deref().filter(|s| !s.is_empty()) {
+            Some(source) => format!("{source}:{}", self.id),
+            None => self.id.clone(),
+        }
+    }
+
+    pub fn allowed_on(&self, node: &str) -> bool {
+        self.pinned_on.is_empty() || self.pinned_on.iter().any(|n| n == node)
+    }
+}
+
+impl Catalogue {
+    pub(super) fn parse(path: &Path, text: &str) -> Result<Self, ConfigError> {
+        let file: File = explain::parse(path, text)?;
+        let mut models = BTreeMap::new();
+        for model in file.models {
+            if let Err(said) = neuron_protocol::model_id::ModelId::parse(&model.id) {
+                return Err(ConfigError::says(
+                    path,
+                    format!("models: {:?} is not a model id: {said}", model.id),
+                ));
+            }
+            if let Some(twice) = models.insert(model.id.clone(), model) {
+                return Err(ConfigError::says(path, format!("models: {} is there twice", twice.id)));
+            }
+        }
+        for (alias, target) in &file.aliases {
+            if !models.contains_key(target) {
+                let like = nearest(target, models.keys().map(String::as_str), 1).pop();
+                let said = format!("aliases.{alias}: {target:?} is not in the catalogue");
+                return Err(ConfigError { nearest: like, ..ConfigError::says(path, said) });
+            }
+        }
+        Ok(Self { models, aliases: file.aliases })
+    }
+
+    pub fn models(&self) -> impl Iterator<Item = &Model> {
+        self.models.values()
+    }
+
+    pub fn get(&self, id: &str) -> Option<&Model> {
+        self.models.get(id)
+    }
+
+    /// The model that a node calls by this name.
+    pub fn on_node(&self, name: &str) -> Option<&Model> {
+        self.models.values().find(|m| m.id == name || m.node_id() == name)
+    }
+
+    /// The id here of what a node calls by this name: its own name where the catalogue has no such model.
+    pub fn id_of<'a>(&'a self, name: &'a str) -> &'a str {
+        self.on_node(name).map_or(name, |m| m.id.as_str())
+    }
+
+    pub fn aliases(&self) -> impl Iterator<Item = (&str, &str)> {
+        self.aliases.iter().map(|(alias, id)| (alias.as_str(), id.as_str()))
+    }
+
+    /// Alias, then id.
+    pub fn resolve(&self, name: &str) -> Resolved {
+        let id = self.aliases.get(name).map_or(name, String::as_str);
+        match self.models.contains_key(id) {
+            true => Resolved::Catalogued(id.to_owned()),
+            false => Resolved::Other(id.to_owned()),
+        }
+    }
+
+    /// Keys that models may have and that this gateway does nothing about yet, with the models that set them.
+    pub fn not_acted_on(&self) -> Vec<(&'static str, Vec<&str>)> {
+        let mut found = Vec::new();
+        let mut note = |key, is_set: &dyn Fn(&Model) -> bool| {
+            let models: Vec<&str> =
+                self.models.values().filter(|m| is_set(m)).map(|m| m.id.as_str()).collect();
+            if !models.is_empty() {
+                found.push((key, models));
+            }
+        };
+        note("replicas", &|m| m.replicas.is_some());
+        note("idle_ttl", &|m| m.idle_ttl.is_some());
+        note("min_residency", &|m| m.min_residency.is_some());
+        note("preload", &|m| m.preload);
+        found
+    }
+
+    /// A model that is pinned on a node that does not exist.
+    pub(super) fn pinned_elsewhere(&self, nodes: &BTreeSet<&str>) -> Option<(&str, &str)> {
+        self.models.values().find_map(|model| {
+            let unknown = model.pinned_on.iter().find(|n| !nodes.contains(n.as_str()))?;
+            Some((model.id.as_str(), unknown.as_str()))
+        })
+    }
+}

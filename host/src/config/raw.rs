@@ -1,0 +1,122 @@
+//! cortex.toml as it stands in the file. Every unknown key is an error.
+
+use serde::{Deserialize, Serialize};
+use std::collections::BTreeMap;
+use std::net::SocketAddr;
+use std::path::PathBuf;
+
+#[derive(Debug, Deserialize, Serialize)]
+#[serde(deny_unknown_fields)]
+pub(super) struct File {
+    #[serde(default)]
+    pub(super) gateway: Gateway,
+    #[serde(default)]
+    pub(super) policies: Policies,
+    #[serde(default)]
+    pub(super) routing: Routing,
+    #[serde(default)]
+    pub(super) eviction: Eviction,
+    #[serde(default)]
+    pub(super) neurons: Vec<Neuron>,
+    #[serde(default)]
+    pub(super) keys: Vec<Key>,
+}
+
+#[derive(Debug, Deserialize, Serialize)]
+#[serde(deny_unknown_fields, default)]
+pub(super) struct Gateway {
+    pub(super) listen: SocketAddr,
+    pub(super) metrics_listen: SocketAddr,
+    pub(super) admin_listen: SocketAddr,
+    /// The catalogue, relative to this file.
+    pub(super) models: Option<String>,
+    pub(super) body_limit_mb: usize,
+    pub(super) body_timeout_secs: f64,
+    pub(super) keepalive_after_secs: f64,
+    pub(super) max_wait_secs: f64,
+    pub(super) stall_timeout_secs: f64,
+    pub(super) drain_secs: f64,
+    pub(super) poll_interval_secs: f64,
+    pub(super) allow_anonymous: bool,
+}
+
+impl Default for Gateway {
+    fn default() -> Self {
+        Self {
+            listen: SocketAddr::from(([0, 0, 0, 0], 31313)),
+            metrics_listen: SocketAddr::from(([0, 0, 0, 0], 31314)),
+            admin_listen: SocketAddr::from(([127, 0, 0, 1], 31315)),
+            models: None,
+            body_limit_mb: 32,
+            body_timeout_secs: 60.0,
+            keepalive_after_secs: 10.0,
+            max_wait_secs: 600.0,
+            stall_timeout_secs: 120.0,
+            drain_secs: 30.0,
+            poll_interval_secs: 1.0,
+            allow_anonymous: false,
+        }
+    }
+}
+
+#[derive(Debug, Default, Deserialize, Serialize)]
+#[serde(deny_unknown_fields, default)]
+pub(super) struct Policies {
+    pub(super) dirs: Vec<PathBuf>,
+    pub(super) settings: BTreeMap<String, toml::Table>,
+    pub(super) component_limit_mb: Option<u64>,
+    /// Compiled code; empty: none is kept.
+    pub(super) cache_dir: Option<PathBuf>,
+    /// Decisions, for `cortex policy replay`.
+    pub(super) record: Option<PathBuf>,
+}
+
+#[derive(Debug, Deserialize, Serialize)]
+#[serde(deny_unknown_fields, default)]
+pub(super) struct Routing {
+    pub(super) policy: String,
+    pub(super) shadow: Option<String>,
+    pub(super) canary: Option<Canary>,
+}
+
+#[derive(Debug, Deserialize, Serialize)]
+#[serde(deny_unknown_fields)]
+pub(super) struct Canary {
+    pub(super) policy: String,
+    pub(super) percent: u8,
+}
+
+impl Default for Routing {
+    fn default() -> Self {
+        Self { policy: "affinity".into(), shadow: None, canary: None }
+    }
+}
+
+#[derive(Debug, Deserialize, Serialize)]
+#[serde(deny_unknown_fields, default)]
+pub(super) struct Eviction {
+    pub(super) strategy: String,
+    pub(super) defrag_after_cycles: u32,
+}
+
+impl Default for Eviction {
+    fn default() -> Self {
+        Self { strategy: "lru".into(), defrag_after_cycles: 0 }
+    }
+}
+
+#[derive(Debug, Deserialize, Serialize)]
+#[serde(deny_unknown_fields)]
+pub(super) struct Neuron {
+    pub(super) name: String,
+    pub(super) endpoint: String,
+    pub(super) token_env: Option<String>,
+}
+
+#[derive(Debug, Deserialize, Serialize)]
+#[serde(deny_unknown_fields)]
+pub(super) struct Key {
+    pub(super) name: String,
+    pub(super) key_env: Option<String>,
+    pub(super) sha256: Option<String>,
+}

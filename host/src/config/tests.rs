@@ -1,0 +1,153 @@
+use super::*;
+
+fn load(cortex: &str, models: &str, env: &[(&str, &str)]) -> Result<Config, ConfigError> {
+    let dir = tempfile::tempdir().unwrap();
+    std::fs::write(dir.path().join("cortex.toml"), cortex).unwrap();
+    std::fs::write(dir.path().join("models.toml"), models).unwrap();
+    let vars: Vec<(String, String)> = env.iter().map(|(k, v)| ((*k).to_owned(), (*v).to_owned())).collect();
+    let get = |name: &str| vars.iter().find(|(k, _)| k == name).map(|(_, v)| v.clone());
+    Config::load_with(
+        &dir.path().join("cortex.toml"),
+        |p| std::fs::read_to_string(p),
+        get,
+        vars.clone().into_iter(),
+    )
+}
+
+const SMALL: &str = "[gateway]\nlisten = \"127.0.0.1:1\"\n[eviction]\nstrategy = \"lru\"\n\
+                     [[neurons]]\nname = \"a\"\nendpoint = \"http://127.0.0.1:2/\"\n";
+
+#[test]
+fn a_small_file_is_complete() {
+    let config = load(SMALL, "", &[]).unwrap();
+    assert_eq!(config.neurons[0].endpoint, "http://127.0.0.1:2");
+    assert_eq!(config.routing_policy, "affinity");
+    assert_eq!(config.admin_listen.port(), 31315);
+}
+
+#[test]
+fn errors_name_line_key_and_what_was_meant() {
+    let check = |cortex: &str, models: &str, parts: &[&str]| {
+        let error = load(cortex, models, &[]).unwrap_err().to_string();
+        for part in parts {
+            assert!(error.contains(part), "{error:?} lacks {part:?}");
+        }
+    };
+    check("[gateway]\nlistne = \"x\"", "", &["cortex.toml:2", "listne", "did you mean `listen`"]);
+    check("[gatway]\n", "", &["cortex.toml:1", "did you mean `gateway`"]);
+    check("[gateway]\nlisten = \"nowhere\"", "", &["cortex.toml:2", "socket address"]);
+    check("[gateway]\nbody_limit_mb = \"a\"", "", &["cortex.toml:2", "invalid type"]);
+    check("[gateway", "", &["cortex.toml:1"]);
+    check(SMALL, "[[models]]\nid = \"a/b\"\nvram = 3", &["models.toml:3", "did you mean `vram_mb`"]);
+    check(SMALL, "[[models]]\nid = \"a/b\"\n[[models]]\nid = \"a/b\"", &["a/b is there twice"]);
+    check(
+        SMALL,
+        "[[models]]\nid = \"org/llama\"\n[aliases]\nl = \"org/lama\"",
+        &["did you mean `org/llama`"],
+    );
+    check(SMALL, "[[models]]\nid = \"a/b\"\npinned_on = [\"z\"]", &["pinned on \"z\"", "neurons are a"]);
+    check(&format!("{SMALL}token_env = \"NO_SUCH\""), "", &["NO_SUCH", "not set"]);
+    check(&SMALL.replace("http://", "ftp://"), "", &["expected http://HOST:PORT"]);
+    check(&format!("{SMALL}\n{}", &SMALL[SMALL.find("[[").unwrap()..]), "", &["given twice"]);
+    check(&format!("{SMALL}\n[[keys]]\nname = \"k\""), "", &["key_env and sha256"]);
+}
+
+#[test]
+fn the_environment_overrides_the_file() {
+    let config = load(
+        SMALL,
+        "",
+        &[
+            ("CORTEX_GATEWAY__LISTEN", "127.0.0.1:9"),
+            ("CORTEX_POLICIES__DIRS", "[\"/p\"]"),
+            ("CORTEX_CACHE", "x"),
+        ],
+    );
+    let config = config.unwrap();
+    assert_eq!(config.listen.port(), 9);
+    assert_eq!(config.policies.dirs, [PathBuf::from("/p")]);
+
+    let error = load(SMALL, "", &[("CORTEX_GATEWAY__LISTNE", "1")]).unwrap_err().to_string();
+    assert!(error.contains("CORTEX_GATEWAY__LISTNE") && error.contains("listne"), "{error}");
+}
+
+#[test]
+fn catalogue_words() {
+    let models = "[[models]]\nid = \"o/a\"\nsource = \"\"\n[[models]]\nid = \"o/b\"\nsource = \"hf\"\n\
+                  pinned_on = [\"a\"]\ncost = {input = 0.0}\n[aliases]\nbee = \"o/b\"";
+    let catalogue = load(SMALL, models, &[]).unwrap().catalogue;
+    let (a, b) = (catalogue.get("o/a").unwrap(), catalogue.get("o/b").unwrap());
+    assert_eq!((a.node_id().as_str(), b.node_id().as_str()), ("o/a", "hf:o/b"));
+    assert_eq!((a.class(), b.class()), (100, 1000));
+    assert!(a.allowed_on("z") && b.allowed_on("a") && !b.allowed_on("z"));
+    let cost = b.cost.as_ref().unwrap();
+    assert_eq!((cost.input, cost.output), (Some(0.0), None));
+    assert_eq!(catalogue.resolve("bee"), Resolved::Catalogued("o/b".into()));
+    assert_eq!(catalogue.resolve("other"), Resolved::Other("other".into()));
+}
+
+/// A key that `changes` forgot would be in force without a word in the log.
+#[test]
+fn a_reload_names_every_key_of_the_gateways() {
+    let old = load(SMALL, "", &[]).unwrap();
+    let old = Config { files: Vec::new(), ..old };
+    let check = |name: &str, value: &str, want: &str| {
+        let new = load(SMALL, "", &[(name, value)]).unwrap();
+        let new = Config { files: Vec::new(), ..new };
+        assert_eq!(old.changes(&new), [want], "{name}={value}");
+    };
+    for key in ["body_limit_mb", "body_timeout_secs", "keepalive_after_secs", "max_wait_secs"] {
+        check(&format!("CORTEX_GATEWAY__{}", key.to_uppercase()), "7", &format!("gateway.{key}"));
+    }
+    for key in ["stall_timeout_secs", "drain_secs", "poll_interval_secs"] {
+        check(&format!("CORTEX_GATEWAY__{}", key.to_uppercase()), "7", &format!("gateway.{key}"));
+    }
+    check("CORTEX_GATEWAY__ALLOW_ANONYMOUS", "true", "gateway.allow_anonymous");
+    check("CORTEX_EVICTION__DEFRAG_AFTER_CYCLES", "7", "eviction.defrag_after_cycles");
+    check("CORTEX_GATEWAY__LISTEN", "127.0.0.1:9", "listen addresses (these need a restart)");
+    assert!(old.changes(&old.clone()).is_empty());
+}
+
+#[test]
+fn the_admin_address_needs_neither_secrets_nor_a_file_without_mistakes() {
+    let dir = tempfile::tempdir().unwrap();
+    let path = dir.path().join("cortex.toml");
+    let check = |text: &str, env: &[(&str, &str)], want: Result<&str, &str>| {
+        std::fs::write(&path, text).unwrap();
+        let vars = env.iter().map(|(k, v)| ((*k).to_owned(), (*v).to_owned()));
+        match (overrides::admin_listen(&path, vars), want) {
+            (Ok(got), Ok(want)) => assert_eq!(got.to_string(), want, "{text}"),
+            (Err(got), Err(part)) => assert!(got.to_string().contains(part), "{got}"),
+            (got, want) => panic!("{text}: {got:?}, expected {want:?}"),
+        }
+    };
+    check("[[keys]]\nname = \"k\"\nkey_env = \"NO_SUCH\"\n[routng]\n", &[], Ok("127.0.0.1:31315"));
+    check("[gateway]\nadmin_listen = \"127.0.0.1:9\"", &[], Ok("127.0.0.1:9"));
+    check("", &[("CORTEX_GATEWAY__ADMIN_LISTEN", "127.0.0.1:8")], Ok("127.0.0.1:8"));
+    check("[gateway]\nadmin_listen = 9", &[], Err("gateway.admin_listen"));
+    check("[gateway", &[], Err("cortex.toml:1"));
+}
+
+#[test]
+fn keys_that_nothing_is_done_about_are_named() {
+    let models = "[[models]]\nid = \"o/a\"\npreload = true\nidle_ttl = 5\n[[models]]\nid = \"o/b\"\n\
+                  min_residency = 1\nreplicas = { min = 1, max = 2 }\npreload = true\n";
+    let catalogue = load(SMALL, models, &[]).unwrap().catalogue;
+    let want = [("replicas", vec!["o/b"]), ("idle_ttl", vec!["o/a"]), ("min_residency", vec!["o/b"])];
+    assert_eq!(catalogue.not_acted_on(), [&want[..], &[("preload", vec!["o/a", "o/b"])]].concat());
+    assert!(load(SMALL, "[[models]]\nid = \"o/a\"", &[]).unwrap().catalogue.not_acted_on().is_empty());
+}
+
+/// The files that packages install and the documentation shows.
+#[test]
+fn the_example_files_are_valid() {
+    let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("../packaging/cortex.example.toml");
+    let config = Config::load_with(
+        &path,
+        |p| std::fs::read_to_string(p),
+        |_| Some("secret".into()),
+        std::iter::empty(),
+    )
+    .unwrap();
+    assert!(!config.neurons.is_empty() && config.catalogue.models().count() > 0);
+}

@@ -1,0 +1,93 @@
+//! What is known of the nodes: one immutable snapshot that readers never lock.
+
+mod evict;
+mod load;
+mod node;
+mod place;
+mod plan;
+mod poll;
+
+pub use load::{Job, JobStatus, LoadFailure, Loads};
+pub use node::{ModelUse, Node, NodeState, NodeView, Seat};
+pub use place::{NodeModel, facts, find, readiness};
+pub use poll::Pollers;
+
+use crate::policy::Topology;
+use arc_swap::ArcSwap;
+use std::sync::{Arc, Mutex};
+use tokio::sync::watch;
+
+/// All nodes at one moment, in the order of the configuration.
+#[derive(Default)]
+pub struct Fleet {
+    pub nodes: Vec<Arc<NodeView>>,
+    /// Changes only when members come or go.
+    pub topology: Arc<Topology>,
+}
+
+/// The current [`Fleet`], and who changes it.
+pub struct FleetState {
+    current: ArcSwap<Fleet>,
+    /// Writers take turns: each makes its snapshot from the one before.
+    writing: Mutex<u64>,
+    changed: watch::Sender<()>,
+}
+
+impl Default for FleetState {
+    fn default() -> Self {
+        Self { current: ArcSwap::default(), writing: Mutex::new(0), changed: watch::Sender::new(()) }
+    }
+}
+
+impl FleetState {
+    pub fn now(&self) -> Arc<Fleet> {
+        self.current.load_full()
+    }
+
+    /// Fires after every change.
+    pub fn changes(&self) -> watch::Receiver<()> {
+        self.changed.subscribe()
+    }
+
+    /// New members. Nodes that stay, by name and address, keep what is known of them.
+    pub fn set_members(&self, nodes: Vec<Arc<Node>>) {
+        let mut epoch = self.lock();
+        *epoch += 1;
+        let old = self.now();
+        let known = |node: &Arc<Node>| old.nodes.iter().find(|v| Arc::ptr_eq(&v.node, node)).cloned();
+        let names = nodes.iter().map(|n| n.name.clone()).collect();
+        let nodes = nodes.iter().map(|n| known(n).unwrap_or_else(|| Arc::new(NodeView::unseen(n)))).collect();
+        let topology = Arc::new(Topology { epoch: *epoch, names });
+        self.current.store(Arc::new(Fleet { nodes, topology }));
+        drop(epoch);
+        self.changed.send_replace(());
+    }
+
+    /// A newer view of one node; without effect where the node has left.
+    pub fn update(&self, view: NodeView) {
+        let epoch = self.lock();
+        let old = self.now();
+        let mut nodes = old.nodes.clone();
+        if let Some(slot) = nodes.iter_mut().find(|v| Arc::ptr_eq(&v.node, &view.node)) {
+            *slot = Arc::new(view);
+        }
+        self.current.store(Arc::new(Fleet { nodes, topology: old.topology.clone() }));
+        drop(epoch);
+        self.changed.send_replace(());
+    }
+
+    fn lock(&self) -> std::sync::MutexGuard<'_, u64> {
+        self.writing.lock().unwrap_or_else(std::sync::PoisonError::into_inner)
+    }
+}
+
+impl Fleet {
+    /// `None` once it has left.
+    pub fn view(&self, node: &Arc<Node>) -> Option<&Arc<NodeView>> {
+        self.nodes.iter().find(|v| Arc::ptr_eq(&v.node, node))
+    }
+
+    pub fn node(&self, name: &str) -> Option<&Arc<NodeView>> {
+        self.nodes.iter().find(|v| v.node.name == name)
+    }
+}

@@ -1,0 +1,51 @@
+//! What a node's refusal to load a model says.
+
+use super::super::place::free_mb;
+use super::super::{LoadFailure, Node, NodeView};
+use crate::config::Model;
+use crate::upstream::UpstreamError;
+use http::StatusCode;
+
+/// A node's refusal as every waiter gets it. A 422 is about the model, the rest about the node.
+pub(super) fn failure(node: &Node, model: &Model, error: &UpstreamError) -> LoadFailure {
+    let UpstreamError::Status { status, body } = error else {
+        return LoadFailure {
+            status: StatusCode::SERVICE_UNAVAILABLE,
+            code: "node_unavailable".into(),
+            message: format!("node {} could not load {}: {error}", node.name, model.id),
+            elsewhere: true,
+        };
+    };
+    let said: serde_json::Value = serde_json::from_str(body).unwrap_or_default();
+    let inner = &said["error"];
+    let text = inner["message"].as_str().or(inner.as_str()).unwrap_or(body);
+    let code =
+        inner["kind"].as_str().or(said["code"].as_str()).or(inner["code"].as_str()).unwrap_or("load_failed");
+    let status = match *status {
+        StatusCode::UNPROCESSABLE_ENTITY => StatusCode::UNPROCESSABLE_ENTITY,
+        _ => StatusCode::SERVICE_UNAVAILABLE,
+    };
+    LoadFailure {
+        status,
+        code: code.to_owned(),
+        message: format!("node {}: {text}", node.name),
+        elsewhere: true,
+    }
+}
+
+/// MiB that the model wants free on a device, by the view's figures, where a node refused it with a 507
+/// that says how much it needs and has.
+pub(super) fn wanted_mb(view: &NodeView, error: &UpstreamError) -> Option<u64> {
+    let UpstreamError::Status { status: StatusCode::INSUFFICIENT_STORAGE, body } = error else { return None };
+    let said: serde_json::Value = serde_json::from_str(body).ok()?;
+    let [required, free] = ["required_mb", "free_mb"].map(|key| said["error"][key].as_u64());
+    let (required, free) = (required?, free?);
+    let devices = &view.health.devices;
+    let named = said["error"]["device"].as_u64().and_then(|d| u32::try_from(d).ok());
+    let shown = match named {
+        Some(index) => free_mb(view, index),
+        None => devices.iter().map(|d| d.vram_free_mb).max().unwrap_or(0),
+    };
+    // Of what a device shows as free the node can use less: so much more must go.
+    Some(required.saturating_add(shown.saturating_sub(free)))
+}

@@ -1,0 +1,152 @@
+//! Which devices a model goes to and who leaves them for it: the policy judges each choice, the host
+//! takes the cheapest.
+
+use super::evict::{class, may_go};
+use super::place::free_mb;
+use super::{LoadFailure, Loads, NodeView};
+use crate::config::{Config, Model};
+use crate::facts::ResidentFacts;
+use crate::policy::{Demand, Resident};
+use crate::request::now_ms;
+use http::StatusCode;
+use neuron_protocol::ModelInfo;
+
+/// Choices of devices that are tried, the emptiest first: as many as eight devices have for a model on
+/// four. Further ones are passed over.
+const CHOICES: usize = 70;
+
+pub(super) struct Plan {
+    pub(super) devices: Vec<u32>,
+    /// Models to unload, in order, as the node knows them.
+    pub(super) victims: Vec<String>,
+}
+
+/// The plan that unloads the fewest MiB, of equal ones the fewest models.
+pub(super) fn cheapest(
+    loads: &Loads,
+    config: &Config,
+    view: &NodeView,
+    model: &Model,
+    wanted: u64,
+) -> Result<Plan, LoadFailure> {
+    let movable: Vec<&ModelInfo> =
+        view.models.iter().filter(|info| may_go(config, view, model, info)).collect();
+    let residents: Vec<Resident> = movable.iter().map(|info| resident(config, view, info)).collect();
+    let facts: Vec<ResidentFacts> = movable.iter().map(|info| resident_facts(config, view, info)).collect();
+    let mut best: Option<((u64, usize), Plan)> = None;
+    let mut least_short = u64::MAX;
+    for devices in feasible(view, model, wanted) {
+        let short = short(view, &devices, wanted);
+        let missing: u64 = short.iter().sum();
+        if missing == 0 {
+            return Ok(Plan { devices, victims: Vec::new() });
+        }
+        least_short = least_short.min(missing);
+        let demand = Demand {
+            model: model.id.clone(),
+            class: model.class(),
+            device_mb: short,
+            waiters: loads.waiters(&view.node.name, &model.id),
+            seed: crate::request::seed(),
+            now_ms: now_ms(),
+        };
+        let chosen = loads.decider.plan(config, &demand, &residents, &facts);
+        let unloaded = chosen.iter().flat_map(|&v| &residents[v].device_mb).sum();
+        let cost = (unloaded, chosen.len());
+        if !chosen.is_empty() && best.as_ref().is_none_or(|(least, _)| cost < *least) {
+            let victims = chosen.into_iter().map(|v| movable[v].id.clone()).collect();
+            best = Some((cost, Plan { devices, victims }));
+        }
+    }
+    let node = &view.node.name;
+    let message = match least_short {
+        u64::MAX => format!("{} wants {wanted} MiB on a device, more than node {node} has", model.id),
+        mb => format!(
+            "{} is short of {mb} MiB on node {node}, and no idle model may make room for it",
+            model.id
+        ),
+    };
+    let code = "insufficient_vram".into();
+    let none = LoadFailure { status: StatusCode::SERVICE_UNAVAILABLE, code, message, elsewhere: true };
+    best.map(|(_, plan)| plan).ok_or(none)
+}
+
+/// Choices of as many large enough devices as the model is spread over, the emptiest first.
+fn feasible(view: &NodeView, model: &Model, wanted: u64) -> Vec<Vec<u32>> {
+    let least = model.min_device_vram_mb.unwrap_or(0).max(wanted);
+    let mut devices: Vec<u32> =
+        view.discovery.devices.iter().filter(|d| d.vram_total_mb >= least).map(|d| d.index).collect();
+    devices.sort_by_key(|&index| (std::cmp::Reverse(free_mb(view, index)), index));
+    let mut all = Vec::new();
+    choose(&devices, model.min_devices.max(1) as usize, &mut Vec::new(), &mut all);
+    all
+}
+
+fn choose(from: &[u32], more: usize, chosen: &mut Vec<u32>, all: &mut Vec<Vec<u32>>) {
+    if more == 0 {
+        all.push(chosen.clone());
+        return;
+    }
+    for at in 0..(from.len() + 1).saturating_sub(more) {
+        if all.len() >= CHOICES {
+            return;
+        }
+        chosen.push(from[at]);
+        choose(&from[at + 1..], more - 1, chosen, all);
+        chosen.pop();
+    }
+}
+
+/// MiB that are short, by device of the node.
+fn short(view: &NodeView, devices: &[u32], wanted: u64) -> Vec<u64> {
+    let missing = |index| match devices.contains(&index) {
+        true => wanted.saturating_sub(free_mb(view, index)),
+        false => 0,
+    };
+    view.discovery.devices.iter().map(|d| missing(d.index)).collect()
+}
+
+/// MiB of a resident: as its node says, else as the catalogue does.
+fn size_mb(config: &Config, info: &ModelInfo) -> Option<u64> {
+    info.vram_used_mb.or_else(|| config.catalogue.on_node(&info.id)?.vram_mb)
+}
+
+fn resident(config: &Config, view: &NodeView, info: &ModelInfo) -> Resident {
+    let each = size_mb(config, info).unwrap_or(0) / info.devices.len().max(1) as u64;
+    let on = |index: u32| if info.devices.contains(&index) { each } else { 0 };
+    Resident {
+        model: info.id.clone(),
+        device_mb: view.discovery.devices.iter().map(|d| on(d.index)).collect(),
+    }
+}
+
+fn resident_facts(config: &Config, view: &NodeView, info: &ModelInfo) -> ResidentFacts {
+    let usage = view.node.usage(config.catalogue.id_of(&info.id));
+    ResidentFacts {
+        size_mb: size_mb(config, info).map(|mb| mb.min(u64::from(u32::MAX - 1)) as u32),
+        last_used_s: Some(usage.idle_s()),
+        uses: Some(usage.uses().min(u64::from(u32::MAX - 1)) as u32),
+        load_ms: usage.load_ms(),
+        class: Some(class(config.catalogue.on_node(&info.id))),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn choices_of_devices() {
+        let check = |from: &[u32], n: usize, want: &[&[u32]]| {
+            let mut all = Vec::new();
+            choose(from, n, &mut Vec::new(), &mut all);
+            assert_eq!(all, want, "{n} of {from:?}");
+        };
+        check(&[2, 0, 1], 1, &[&[2], &[0], &[1]]);
+        check(&[2, 0, 1], 2, &[&[2, 0], &[2, 1], &[0, 1]]);
+        check(&[2, 0], 3, &[]);
+        let mut all = Vec::new();
+        choose(&(0..16).collect::<Vec<_>>(), 8, &mut Vec::new(), &mut all);
+        assert_eq!(all.len(), CHOICES);
+    }
+}

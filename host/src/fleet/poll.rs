@@ -1,0 +1,198 @@
+//! One task a node keeps its view fresh.
+
+use super::{FleetState, Loads, Node, NodeState, NodeView};
+use crate::config::Config;
+use crate::metrics::Metrics;
+use crate::upstream::{Upstream, UpstreamError};
+use arc_swap::ArcSwap;
+use neuron_protocol::{Discovery, Health, ModelInfo};
+use std::sync::{Arc, Mutex};
+use std::time::Duration;
+use tokio::runtime::Handle;
+use tokio_util::sync::CancellationToken;
+use tokio_util::task::TaskTracker;
+
+/// One question of a poll; a node that takes longer has missed it.
+const POLL_LIMIT: Duration = Duration::from_secs(3);
+/// Missed polls in a row after which a node that was up is down.
+const MISSES: u32 = 3;
+
+/// The polling tasks of all nodes.
+pub struct Pollers {
+    fleet: Arc<FleetState>,
+    upstream: Upstream,
+    metrics: Arc<Metrics>,
+    config: Arc<ArcSwap<Config>>,
+    tasks: TaskTracker,
+    running: Mutex<Vec<(Arc<Node>, CancellationToken)>>,
+    shutdown: CancellationToken,
+    /// Reloads come from a thread that is not tokio's.
+    runtime: Handle,
+}
+
+impl Pollers {
+    /// `shutdown` ends all polling; the tasks are joined through `tasks`. Needs a tokio runtime.
+    pub fn new(
+        fleet: Arc<FleetState>,
+        upstream: Upstream,
+        metrics: Arc<Metrics>,
+        config: Arc<ArcSwap<Config>>,
+        tasks: TaskTracker,
+        shutdown: CancellationToken,
+    ) -> Self {
+        Self {
+            fleet,
+            upstream,
+            metrics,
+            config,
+            tasks,
+            running: Mutex::default(),
+            shutdown,
+            runtime: Handle::current(),
+        }
+    }
+
+    /// Follows the configuration: nodes that are new are polled, nodes that are gone are not, and the
+    /// others are asked at once, then as often as it says now.
+    pub fn apply(&self, config: &Config) {
+        let mut running = self.running.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
+        let (mut next, mut new) = (Vec::new(), Vec::new());
+        for neuron in &config.neurons {
+            if let Some(at) = running.iter().position(|(node, _)| node.config == *neuron) {
+                next.push(running.swap_remove(at));
+                continue;
+            }
+            match Node::new(neuron) {
+                Ok(node) => {
+                    let member = (Arc::new(node), self.shutdown.child_token());
+                    new.push(member.clone());
+                    next.push(member);
+                }
+                Err(error) => {
+                    tracing::error!(node = neuron.name, %error, "its token is not usable; it is left out")
+                }
+            }
+        }
+        running.drain(..).for_each(|(_gone, stop)| stop.cancel());
+        *running = next;
+        self.fleet.set_members(running.iter().map(|(node, _)| node.clone()).collect());
+        running.iter().for_each(|(node, _)| node.poke());
+        new.into_iter().for_each(|(node, stop)| self.start(node, stop));
+    }
+
+    fn start(&self, node: Arc<Node>, stop: CancellationToken) {
+        let (fleet, upstream, metrics) = (self.fleet.clone(), self.upstream.clone(), self.metrics.clone());
+        let config = self.config.clone();
+        let task = async move {
+            let mut view = NodeView::unseen(&node);
+            let polling = async {
+                loop {
+                    view = look(&upstream, view.clone()).await;
+                    record(&metrics, &view);
+                    publish(&fleet, &config, view.clone());
+                    let every = config.load().poll_interval;
+                    tokio::select! {
+                        () = node.poke.notified() => {}
+                        () = tokio::time::sleep(every) => {}
+                    }
+                }
+            };
+            tokio::select! {
+                () = stop.cancelled() => {}
+                () = polling => {}
+            }
+            // By the task that set them, so that none comes back.
+            forget(&metrics, &view);
+        };
+        self.tasks.spawn_on(task, &self.runtime);
+    }
+}
+
+/// Makes a view the newest one. A model that was not in the one before counts as used now: it would
+/// otherwise be as old as its first look-up, which is often its eviction.
+fn publish(fleet: &FleetState, config: &ArcSwap<Config>, view: NodeView) {
+    let before = fleet.now().view(&view.node).cloned();
+    let config = config.load();
+    for info in &view.models {
+        let known = before.as_ref().is_some_and(|v| v.models.iter().any(|m| m.id == info.id));
+        if !known {
+            view.node.usage(config.catalogue.id_of(&info.id)).touch();
+        }
+    }
+    fleet.update(view);
+}
+
+/// The next view of a node, from its answers or from their absence.
+async fn look(upstream: &Upstream, last: NodeView) -> NodeView {
+    let node = last.node.clone();
+    match ask(upstream, &node, &last).await {
+        Ok((discovery, health, models)) => {
+            if last.state != NodeState::Up {
+                tracing::info!(node = node.name, models = models.len(), "node is up");
+            }
+            NodeView { node, state: NodeState::Up, discovery, health, models, error: None, missed: 0 }
+        }
+        Err(error) => {
+            let missed = last.missed + 1;
+            // A refused connection is an answer: nobody is there.
+            let gone = matches!(error, UpstreamError::Connect(_)) && missed > 1;
+            let state = match last.state {
+                NodeState::Up | NodeState::Suspect if missed < MISSES && !gone => NodeState::Suspect,
+                _ => NodeState::Down,
+            };
+            if state != last.state || missed == 1 {
+                tracing::warn!(node = node.name, %error, ?state, "node does not answer");
+            }
+            NodeView { state, missed, error: Some(error.to_string()), ..last }
+        }
+    }
+}
+
+async fn ask(
+    upstream: &Upstream,
+    node: &Node,
+    last: &NodeView,
+) -> Result<(Discovery, Health, Vec<ModelInfo>), UpstreamError> {
+    // What a host is changes only with its daemon's restart, which shows as missed polls or a young uptime.
+    let health: Health = upstream.get(&node.peer, "/health", POLL_LIMIT).await?;
+    let restarted = last.state != NodeState::Up || health.uptime_secs < last.health.uptime_secs;
+    let discovery = match restarted {
+        true => upstream.get(&node.peer, "/discovery", POLL_LIMIT).await?,
+        false => last.discovery.clone(),
+    };
+    let models = upstream.get(&node.peer, "/models", POLL_LIMIT).await?;
+    Ok((discovery, health, models))
+}
+
+fn record(metrics: &Metrics, view: &NodeView) {
+    let name = view.node.name.as_str();
+    metrics.node_up.with_label_values(&[name]).set(i64::from(view.reachable()));
+    for device in &view.health.devices {
+        let index = device.index.to_string();
+        for (kind, mb) in [("used", device.vram_used_mb), ("free", device.vram_free_mb)] {
+            let bytes = i64::try_from(mb.saturating_mul(1 << 20)).unwrap_or(i64::MAX);
+            metrics.device_memory.with_label_values(&[name, index.as_str(), kind]).set(bytes);
+        }
+    }
+}
+
+/// The series of a node that has left.
+fn forget(metrics: &Metrics, view: &NodeView) {
+    let name = view.node.name.as_str();
+    let _was_never_set = metrics.node_up.remove_label_values(&[name]);
+    for device in &view.health.devices {
+        for kind in ["used", "free"] {
+            let labels = [name, &device.index.to_string(), kind];
+            let _was_never_set = metrics.device_memory.remove_label_values(&labels);
+        }
+    }
+}
+
+/// A view that is newer than anything a poller has seen, for whoever must not wait for the next poll.
+pub(super) async fn refresh(loads: &Loads, node: &Arc<Node>) {
+    let last = loads.fleet.now().view(node).cloned();
+    if let Some(last) = last {
+        let view = look(&loads.upstream, NodeView::clone(&last)).await;
+        publish(&loads.fleet, &loads.config, view);
+    }
+}

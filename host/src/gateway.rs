@@ -1,0 +1,149 @@
+//! What all requests share.
+
+use crate::config::{Config, ConfigError};
+use crate::decide::Decider;
+use crate::fleet::{FleetState, Loads, Pollers};
+use crate::metrics::Metrics;
+use crate::policy::{PolicyEngine, Registry, limits};
+use crate::request::Recent;
+use crate::upstream::Upstream;
+use arc_swap::ArcSwap;
+use std::path::PathBuf;
+use std::sync::{Arc, Mutex};
+use std::time::{Instant, SystemTime, UNIX_EPOCH};
+use tokio::sync::Semaphore;
+use tokio_util::sync::CancellationToken;
+use tokio_util::task::TaskTracker;
+
+/// The gateway's state; one for the process.
+pub struct Gateway {
+    pub config: Arc<ArcSwap<Config>>,
+    pub fleet: Arc<FleetState>,
+    pub policies: Arc<Registry>,
+    pub decider: Arc<Decider>,
+    pub metrics: Arc<Metrics>,
+    pub upstream: Upstream,
+    pub loads: Arc<Loads>,
+    pub recent: Recent,
+    /// Sessions of translation policies that may be open at once.
+    pub sessions: Arc<Semaphore>,
+    pub started: Instant,
+    /// Unix seconds; `created` of models that say nothing better.
+    pub started_unix: u64,
+    /// No new requests; those that run are drained.
+    pub shutdown: CancellationToken,
+    /// The drain is over: those that still run are ended.
+    pub cut: CancellationToken,
+    pub tasks: TaskTracker,
+    pollers: Pollers,
+    config_path: PathBuf,
+    /// Reloads take turns: the watcher and SIGHUP may ask at once.
+    reloading: Mutex<()>,
+    last_reload: Mutex<Option<Result<String, ConfigError>>>,
+}
+
+impl Gateway {
+    /// Loads the policies and starts watching the nodes. Needs a tokio runtime.
+    pub fn new(config: Config, config_path: PathBuf) -> anyhow::Result<Arc<Self>> {
+        let metrics = Arc::new(Metrics::new()?);
+        let engine = PolicyEngine::new(config.policy_cache.as_deref(), config.body_limit)?;
+        let policies = Arc::new(Registry::new(Arc::new(engine), metrics.clone()));
+        policies.configure(config.policies.clone());
+        let decider = Arc::new(Decider::new(policies.clone(), metrics.clone())?);
+        let (tasks, shutdown) = (TaskTracker::new(), CancellationToken::new());
+        let (fleet, upstream) = (Arc::new(FleetState::default()), Upstream::default());
+        let config = Arc::new(ArcSwap::from_pointee(config));
+        let pollers = Pollers::new(
+            fleet.clone(),
+            upstream.clone(),
+            metrics.clone(),
+            config.clone(),
+            tasks.clone(),
+            shutdown.clone(),
+        );
+        pollers.apply(&config.load());
+        say_what_is_idle(&config.load());
+        let loads = Arc::new(Loads::new(
+            fleet.clone(),
+            upstream.clone(),
+            decider.clone(),
+            metrics.clone(),
+            config.clone(),
+            tasks.clone(),
+        ));
+        Ok(Arc::new(Self {
+            config,
+            fleet,
+            policies,
+            decider,
+            metrics,
+            upstream,
+            loads,
+            recent: Recent::default(),
+            sessions: Arc::new(Semaphore::new(limits::TRANSLATED_STREAMS)),
+            started: Instant::now(),
+            started_unix: SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |d| d.as_secs()),
+            shutdown,
+            cut: CancellationToken::new(),
+            tasks,
+            pollers,
+            config_path,
+            reloading: Mutex::default(),
+            last_reload: Mutex::new(None),
+        }))
+    }
+
+    /// Reads the configuration again. On any error everything stays as it was. Blocking.
+    pub fn reload(&self) {
+        let _turn = self.reloading.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
+        let old = self.config.load_full();
+        let outcome = Config::reload(&self.config_path, &old).map(|new| {
+            if *old == new {
+                return None;
+            }
+            if old.policies != new.policies {
+                self.policies.configure(new.policies.clone());
+            }
+            let changes = old.changes(&new);
+            // First in force, then followed: a poller that is woken reads it.
+            let new = Arc::new(new);
+            self.config.store(new.clone());
+            self.pollers.apply(&new);
+            say_what_is_idle(&new);
+            Some(changes.join(", "))
+        });
+        let mut last = self.last_reload.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
+        let label = match &outcome {
+            Ok(None) => {
+                // The file is as it is in force: an error of an earlier attempt is mended.
+                if matches!(*last, Some(Err(_))) {
+                    *last = None;
+                }
+                return;
+            }
+            Ok(Some(changed)) => {
+                tracing::info!(changed, "configuration reloaded");
+                "ok"
+            }
+            Err(error) if matches!(&*last, Some(Err(old)) if old == error) => return,
+            Err(error) => {
+                tracing::error!(%error, "configuration not reloaded; the old one stays in force");
+                "refused"
+            }
+        };
+        self.metrics.config_reloads.with_label_values(&[label]).inc();
+        *last = outcome.transpose();
+    }
+
+    /// What the last reload changed or why it failed; `None` before the first.
+    pub fn last_reload(&self) -> Option<Result<String, ConfigError>> {
+        self.last_reload.lock().unwrap_or_else(std::sync::PoisonError::into_inner).clone()
+    }
+}
+
+/// Keys that are accepted and change nothing must not look as if they did.
+fn say_what_is_idle(config: &Config) {
+    for (key, models) in config.catalogue.not_acted_on() {
+        tracing::warn!(models = models.join(", "), "not acted on yet: {key}");
+    }
+}

@@ -1,0 +1,16 @@
+//! cortex: one address in front of a fleet of GPU machines that serve language models.
+
+pub mod admin;
+pub mod cli;
+pub mod config;
+pub mod decide;
+pub mod facts;
+pub mod fleet;
+pub mod gateway;
+pub mod metrics;
+pub mod policy;
+pub mod refusal;
+pub mod request;
+pub mod server;
+pub mod upstream;
+pub mod watch;

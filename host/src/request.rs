@@ -1,0 +1,179 @@
+//! The life of a request, a module a phase:
+//! recognise, authenticate, read, translate, resolve, route, acquire, forward, relay, settle.
+
+mod acquire;
+mod authenticate;
+mod body;
+mod dialect;
+mod forward;
+mod history;
+mod models;
+mod read;
+mod recognise;
+mod relay;
+mod resolve;
+mod route;
+mod settle;
+mod sse;
+mod wait;
+
+pub use body::Body;
+pub use settle::{Recent, RequestRecord};
+
+use crate::gateway::Gateway;
+use crate::policy::{Message, Reply};
+use crate::refusal::Refusal;
+use authenticate::Caller;
+use dialect::Dialect;
+use http::{HeaderMap, HeaderValue, Request, Response, StatusCode, header};
+use hyper::body::Incoming;
+use recognise::{Native, Recognised};
+use settle::Ledger;
+use std::net::IpAddr;
+use std::sync::Arc;
+use std::time::{SystemTime, UNIX_EPOCH};
+
+/// Serves one request; every outcome is a response.
+pub async fn serve(gateway: Arc<Gateway>, from: IpAddr, request: Request<Incoming>) -> Response<Body> {
+    let mut ledger = Ledger::open(&gateway);
+    let (parts, body) = request.into_parts();
+    let table = gateway.policies.table();
+    let mut dialect = Dialect::native();
+    let mut spoken = None;
+    let outcome = async {
+        let recognised = recognise::recognise(&table, &parts)?;
+        if let Recognised::Translated(generation, endpoint) = recognised {
+            ledger.dialect.clone_from(&generation.name);
+            spoken = Some((generation, endpoint));
+        }
+        let config = gateway.config.load_full();
+        let caller = authenticate::authenticate(&config, from, &parts.headers)?;
+        let body = read::read(body, &parts.headers, config.body_limit, config.body_timeout).await?;
+        let mut message = native_message(&parts, body.to_vec());
+        // Not before the body is in: sessions are few, and a slow client would hold one.
+        if let Some((generation, endpoint)) = spoken.take() {
+            dialect = Dialect::translated(&gateway, &generation, endpoint, ledger.seed)?;
+            message = dialect.request(message)?;
+        }
+        answer(&gateway, &caller, message, &mut dialect, &mut ledger).await
+    }
+    .await;
+    match outcome {
+        Ok(Answer::Reply(reply)) => {
+            let native = reply.status;
+            let reply = dialect.response(ledger.name(reply));
+            ledger.answered(native, reply.status);
+            respond(reply, &ledger)
+        }
+        Ok(Answer::Stream(body)) => stream(body),
+        Err(refusal) => {
+            // Refused before its session was opened: it is opened to say so, where there is room for one.
+            if let Some((generation, endpoint)) = spoken {
+                let session = Dialect::translated(&gateway, &generation, endpoint, ledger.seed);
+                dialect = session.unwrap_or_else(|_| Dialect::native());
+            }
+            refuse(&refusal, &mut dialect, ledger)
+        }
+    }
+}
+
+/// What becomes of a request that was not refused.
+enum Answer {
+    /// A whole native answer.
+    Reply(Reply),
+    /// Everything else now happens in the body.
+    Stream(Box<wait::Held>),
+}
+
+async fn answer(
+    gateway: &Arc<Gateway>,
+    caller: &Caller,
+    message: Message,
+    dialect: &mut Dialect,
+    ledger: &mut Ledger,
+) -> Result<Answer, Refusal> {
+    let native = recognise::native(&message.method, &message.path).ok_or_else(|| {
+        let Message { method, path, .. } = &message;
+        Refusal::new(StatusCode::NOT_FOUND, "not_found", format!("there is no {method} {path} here"))
+    })?;
+    match native {
+        Native::Alive => Ok(Answer::Reply(models::alive(gateway))),
+        Native::Health => Ok(Answer::Reply(models::health(gateway))),
+        Native::Models => Ok(Answer::Reply(models::list(gateway))),
+        Native::Model(id) => models::one(gateway, &id).map(Answer::Reply),
+        Native::Inference(kind) => {
+            let asked = read::parse(kind, message.body.into())?;
+            let target = resolve::resolve(gateway, &asked)?;
+            ledger.model.clone_from(&target.label);
+            let work = acquire::Work::new(gateway, caller, kind, asked, target, ledger);
+            wait::answer(work, dialect, ledger).await
+        }
+    }
+}
+
+fn native_message(parts: &http::request::Parts, body: Vec<u8>) -> Message {
+    let text = |v: &HeaderValue| String::from_utf8_lossy(v.as_bytes()).into_owned();
+    // What proves who the caller is stays with the host.
+    let secret = [header::AUTHORIZATION.as_str(), "x-api-key", header::COOKIE.as_str()];
+    let headers = parts.headers.iter().filter(|(name, _)| !secret.contains(&name.as_str()));
+    Message {
+        method: parts.method.as_str().to_owned(),
+        path: parts.uri.path().to_owned(),
+        query: parts.uri.query().unwrap_or_default().to_owned(),
+        headers: headers.map(|(name, value)| (name.as_str().to_owned(), text(value))).collect(),
+        body,
+    }
+}
+
+fn refuse(refusal: &Refusal, dialect: &mut Dialect, mut ledger: Ledger) -> Response<Body> {
+    let mut headers = vec![("content-type".to_owned(), "application/json".to_owned())];
+    if let Some(seconds) = refusal.retry_seconds() {
+        headers.push(("retry-after".into(), seconds.to_string()));
+        headers.push(("x-should-retry".into(), "true".into()));
+    }
+    let reply = Reply { status: refusal.status.as_u16(), headers, body: refusal.body().to_vec() };
+    let reply = dialect.response(ledger.name(reply));
+    ledger.refused(refusal, reply.status);
+    respond(reply, &ledger)
+}
+
+/// The reply as it goes out; headers that a policy made up wrongly are left out.
+fn respond(reply: Reply, ledger: &Ledger) -> Response<Body> {
+    let mut headers = HeaderMap::new();
+    for (name, value) in &reply.headers {
+        if let (Ok(name), Ok(value)) = (header::HeaderName::try_from(name), HeaderValue::try_from(value)) {
+            headers.insert(name, value);
+        }
+    }
+    headers.remove(header::CONTENT_LENGTH);
+    let mut response = Response::new(Body::whole(reply.body.into()));
+    *response.status_mut() = StatusCode::from_u16(reply.status).unwrap_or(StatusCode::BAD_GATEWAY);
+    *response.headers_mut() = headers;
+    ledger.stamp(response.headers_mut());
+    response
+}
+
+fn stream(body: Box<wait::Held>) -> Response<Body> {
+    let mut response = Response::new(Body::stream(body));
+    let headers = response.headers_mut();
+    headers.insert(header::CONTENT_TYPE, HeaderValue::from_static("text/event-stream; charset=utf-8"));
+    headers.insert(header::CACHE_CONTROL, HeaderValue::from_static("no-cache"));
+    if let Body::Stream(held) = response.body() {
+        let id = held.request_id();
+        let mut stamped = HeaderMap::new();
+        settle::stamp(id, &mut stamped);
+        response.headers_mut().extend(stamped);
+    }
+    response
+}
+
+/// Milliseconds since the Unix epoch.
+pub(crate) fn now_ms() -> u64 {
+    SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |d| d.as_millis() as u64)
+}
+
+/// A new random number: the standard library's hasher keys come from the system's randomness.
+pub(crate) fn seed() -> u64 {
+    use std::hash::{BuildHasher, Hasher, RandomState};
+    RandomState::new().build_hasher().finish()
+}

@@ -1,0 +1,81 @@
+//! Who is calling, and whether they may.
+
+use crate::config::Config;
+use crate::refusal::Refusal;
+use http::{HeaderMap, StatusCode, header};
+use sha2::{Digest, Sha256};
+use std::net::IpAddr;
+
+/// A caller that may ask.
+#[derive(Debug, Clone, Default)]
+pub(super) struct Caller {
+    /// Name of the key; empty without one.
+    pub(super) tenant: String,
+}
+
+/// With keys, one of them is needed. Without, loopback and private networks are served.
+pub(super) fn authenticate(config: &Config, from: IpAddr, headers: &HeaderMap) -> Result<Caller, Refusal> {
+    let refuse = |message: &str| Err(Refusal::new(StatusCode::UNAUTHORIZED, "invalid_api_key", message));
+    if config.keys.is_empty() {
+        if config.allow_anonymous || is_near(from) {
+            return Ok(Caller::default());
+        }
+        return refuse(
+            "this gateway has no keys yet and serves only its own network; the operator can add [[keys]]",
+        );
+    }
+    let Some(key) = presented(headers) else {
+        return refuse("a key is needed: Authorization: Bearer KEY, or x-api-key: KEY");
+    };
+    let digest: [u8; 32] = Sha256::digest(key).into();
+    match config.keys.iter().find(|k| k.sha256 == digest) {
+        Some(key) => Ok(Caller { tenant: key.name.clone() }),
+        None => refuse("this key is not known here"),
+    }
+}
+
+/// OpenAI's clients send a bearer token, Anthropic's either that or x-api-key.
+fn presented(headers: &HeaderMap) -> Option<&[u8]> {
+    let bearer = headers.get(header::AUTHORIZATION).map(|v| v.as_bytes());
+    let bearer = bearer.and_then(|v| v.strip_prefix(b"Bearer ").or(v.strip_prefix(b"bearer ")));
+    bearer.or(headers.get("x-api-key").map(|v| v.as_bytes()))
+}
+
+/// Loopback, private and link-local addresses, also where IPv6 carries IPv4.
+fn is_near(from: IpAddr) -> bool {
+    match from.to_canonical() {
+        IpAddr::V4(ip) => ip.is_loopback() || ip.is_private() || ip.is_link_local(),
+        IpAddr::V6(ip) => ip.is_loopback() || ip.is_unique_local() || ip.is_unicast_link_local(),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn near_and_far() {
+        let check = |ip: &str, near| assert_eq!(is_near(ip.parse().unwrap()), near, "{ip}");
+        check("127.0.0.1", true);
+        check("10.1.2.3", true);
+        check("192.168.0.9", true);
+        check("8.8.8.8", false);
+        check("::1", true);
+        check("::ffff:10.0.0.1", true);
+        check("::ffff:8.8.8.8", false);
+        check("fd00::1", true);
+        check("2001:db8::1", false);
+    }
+
+    #[test]
+    fn keys_come_in_either_header() {
+        let check = |name: &'static str, value: &'static str, want: Option<&[u8]>| {
+            let mut headers = HeaderMap::new();
+            headers.insert(name, value.parse().unwrap());
+            assert_eq!(presented(&headers), want, "{name}: {value}");
+        };
+        check("authorization", "Bearer k", Some(b"k"));
+        check("x-api-key", "k", Some(b"k"));
+        check("authorization", "Basic k", None);
+    }
+}

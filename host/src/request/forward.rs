@@ -1,0 +1,193 @@
+//! The request to a node, up to the point where its status is settled.
+
+use super::acquire::Work;
+use super::sse::Framer;
+use crate::fleet::{Node, Seat};
+use crate::refusal::Refusal;
+use crate::upstream::UpstreamError;
+use bytes::Bytes;
+use http::{HeaderMap, HeaderValue, Method, StatusCode, header};
+use http_body_util::{BodyExt, Limited};
+use hyper::body::Incoming;
+use serde_json::Value;
+use std::future::Future;
+use std::sync::Arc;
+use std::time::Duration;
+use tokio::time::Instant;
+
+/// Bytes of a whole answer; a larger one is refused.
+const ANSWER_LIMIT: usize = 256 << 20;
+/// When a client may try again whose node failed.
+const RETRY: Duration = Duration::from_secs(2);
+
+/// An answer that has begun well.
+pub(super) enum Started {
+    Whole { status: u16, body: Bytes, node_model: String },
+    Stream(Box<Flow>),
+}
+
+/// A stream whose first event has come.
+pub(super) struct Flow {
+    pub(super) first: Bytes,
+    pub(super) framer: Framer,
+    pub(super) body: Incoming,
+    pub(super) node: String,
+    /// The model under the node's name.
+    pub(super) node_model: String,
+    pub(super) seat: Seat,
+}
+
+/// An answer that has not.
+pub(super) enum Failed {
+    /// Another node may do better.
+    Elsewhere(Refusal),
+    /// The request itself is at fault.
+    Final(Refusal),
+}
+
+/// What a whole answer may take beyond the deadline: a node begins it when the last word is written, and
+/// a long one on a slow machine takes this long. A node that froze is found out by the polls.
+const WHOLE_ANSWER: Duration = Duration::from_secs(3600);
+
+/// `deadline`: when the node must have begun a streamed answer.
+pub(super) async fn forward(
+    work: &Work,
+    node: &Arc<Node>,
+    model: &str,
+    seat: Seat,
+    deadline: Instant,
+) -> Result<Started, Failed> {
+    let mut headers = HeaderMap::new();
+    headers.insert(header::CONTENT_TYPE, HeaderValue::from_static("application/json"));
+    if let Ok(id) = HeaderValue::try_from(&work.request_id) {
+        headers.insert("x-request-id", id);
+    }
+    let deadline = if work.asked.stream { deadline } else { deadline + WHOLE_ANSWER };
+    let body = work.asked.for_node(model);
+    let sending = work.gateway.upstream.send(&node.peer, Method::POST, work.kind.path(), &headers, body);
+    let sent = tokio::time::timeout_at(deadline, while_up(work, node, sending)).await;
+    let response = sent.map_err(|_| Failed::Final(too_late(node)))?;
+    let response = response.map_err(|error| elsewhere(node, &error))?;
+    let (parts, body) = response.into_parts();
+    let kind = parts.headers.get(header::CONTENT_TYPE).map(HeaderValue::as_bytes).unwrap_or_default();
+    if parts.status.is_success() && kind.starts_with(b"text/event-stream") {
+        return first_event(work, node, model, body, seat).await;
+    }
+    let collecting = async {
+        let whole = Limited::new(body, ANSWER_LIMIT).collect().await;
+        whole.map_err(|e| UpstreamError::Broken(e.to_string()))
+    };
+    let whole = while_up(work, node, collecting).await;
+    let body = whole.map_err(|error| elsewhere(node, &error))?.to_bytes();
+    if parts.status.is_success() {
+        return Ok(Started::Whole { status: parts.status.as_u16(), body, node_model: model.to_owned() });
+    }
+    Err(refused(parts.status, &parts.headers, body))
+}
+
+/// What comes of `exchange`, unless the polls find the node down first: a host that froze or lost its
+/// power closes no connection.
+async fn while_up<T>(
+    work: &Work,
+    node: &Arc<Node>,
+    exchange: impl Future<Output = Result<T, UpstreamError>>,
+) -> Result<T, UpstreamError> {
+    let fleet = &work.gateway.fleet;
+    let mut changes = fleet.changes();
+    let down = async {
+        // A node that has left the configuration is not polled, and what it was asked may end.
+        while fleet.now().view(node).is_none_or(|view| view.reachable()) {
+            // Never an error: the sender is the fleet.
+            let _changed = changes.changed().await;
+        }
+    };
+    tokio::select! {
+        outcome = exchange => outcome,
+        () = down => Err(UpstreamError::Broken("the node went down".into())),
+    }
+}
+
+/// Holds the status back until the node has said something that is not a refusal.
+async fn first_event(
+    work: &Work,
+    node: &Arc<Node>,
+    model: &str,
+    mut body: Incoming,
+    seat: Seat,
+) -> Result<Started, Failed> {
+    let mut framer = Framer::default();
+    // Comments that came before; they pass too.
+    let mut before = Vec::new();
+    let stall = work.gateway.config.load().stall_timeout;
+    loop {
+        let reading = async {
+            let ended = || UpstreamError::Broken("the stream ended before its first event".into());
+            body.frame().await.ok_or_else(ended)?.map_err(|e| UpstreamError::Broken(e.to_string()))
+        };
+        let frame = tokio::time::timeout(stall, while_up(work, node, reading)).await;
+        let frame = frame.unwrap_or(Err(UpstreamError::Timeout(stall)));
+        let frame = frame.map_err(|error| elsewhere(node, &error))?;
+        let Ok(data) = frame.into_data() else { continue };
+        let whole =
+            framer.push(data).map_err(|e| elsewhere(node, &UpstreamError::Malformed(e.to_string())))?;
+        let Some(first) = whole else { continue };
+        let Some(event) = super::sse::events(&first).find_map(|event| event.data()) else {
+            before.extend_from_slice(&first);
+            continue;
+        };
+        if let Some(refusal) = error_event(&event) {
+            return Err(refusal);
+        }
+        let first = if before.is_empty() { first } else { [&before[..], &first].concat().into() };
+        let (node, node_model) = (node.name.clone(), model.to_owned());
+        return Ok(Started::Stream(Box::new(Flow { first, framer, body, node, node_model, seat })));
+    }
+}
+
+/// A stream that begins with an error is a refusal, with the status that the error names.
+fn error_event(data: &[u8]) -> Option<Failed> {
+    let value: Value = serde_json::from_slice(data).ok()?;
+    let error = value.get("error").filter(|e| e.is_object())?;
+    let status = error["status"].as_u64().or(error["code"].as_u64()).unwrap_or(500) as u16;
+    let status = StatusCode::from_u16(status).ok().filter(|s| s.as_u16() >= 400);
+    let status = status.unwrap_or(StatusCode::INTERNAL_SERVER_ERROR);
+    Some(refused(status, &HeaderMap::new(), Bytes::copy_from_slice(data)))
+}
+
+/// A node's refusal: its own words for the client, unless another node is tried.
+fn refused(status: StatusCode, headers: &HeaderMap, body: Bytes) -> Failed {
+    let said: Value = serde_json::from_slice(&body).unwrap_or_default();
+    let message = said["error"]["message"].as_str().unwrap_or("the node refused").to_owned();
+    let code = said["error"]["code"].as_str().unwrap_or("node_refused");
+    let retry = headers.get(header::RETRY_AFTER).and_then(|v| v.to_str().ok()?.parse().ok());
+    let retryable = status.is_server_error() || matches!(status.as_u16(), 408 | 409 | 429);
+    let refusal = Refusal {
+        retry_after: retry.map(Duration::from_secs).or(retryable.then_some(RETRY)),
+        // What is not an OpenAI error is wrapped in one.
+        verbatim: said["error"].is_object().then_some(body),
+        ..Refusal::new(status, code, message)
+    };
+    // A missing model is the gateway's to mend, and a node's own 401 is the operator's, not the client's.
+    match (status, code) {
+        (StatusCode::NOT_FOUND, "model_not_found") => Failed::Elsewhere(refusal),
+        (StatusCode::UNAUTHORIZED | StatusCode::FORBIDDEN, _) => Failed::Elsewhere(Refusal::unavailable(
+            "node_refused",
+            "the node does not accept this gateway's token",
+            RETRY,
+        )),
+        _ if retryable => Failed::Elsewhere(refusal),
+        _ => Failed::Final(refusal),
+    }
+}
+
+fn too_late(node: &Node) -> Refusal {
+    node.poke();
+    let message = format!("node {} did not begin its answer in time", node.name);
+    Refusal::unavailable("node_timeout", message, RETRY)
+}
+
+fn elsewhere(node: &Node, error: &UpstreamError) -> Failed {
+    node.poke();
+    let message = format!("node {}: {error}", node.name);
+    Failed::Elsewhere(Refusal::unavailable("node_unavailable", message, RETRY))
+}

@@ -1,0 +1,108 @@
+//! What the gateway answers itself: the models, and whether it is there.
+
+use super::resolve::unknown;
+use crate::config::Model;
+use crate::facts::state;
+use crate::fleet::{Fleet, find, readiness};
+use crate::gateway::Gateway;
+use crate::policy::Reply;
+use crate::refusal::Refusal;
+use neuron_protocol::ModelInfo;
+use serde_json::{Value, json};
+use std::collections::BTreeMap;
+
+/// `GET /v1/models`: the catalogue, what nodes have besides, and the aliases.
+pub(super) fn list(gateway: &Gateway) -> Reply {
+    let data: Vec<Value> = all(gateway).into_values().collect();
+    reply(&json!({"object": "list", "data": data}))
+}
+
+/// `GET /v1/models/{id}`
+pub(super) fn one(gateway: &Gateway, id: &str) -> Result<Reply, Refusal> {
+    match all(gateway).remove(id) {
+        Some(model) => Ok(reply(&model)),
+        None => Err(unknown(gateway, id)),
+    }
+}
+
+fn all(gateway: &Gateway) -> BTreeMap<String, Value> {
+    let (config, fleet) = (gateway.config.load_full(), gateway.fleet.now());
+    let mut models = BTreeMap::new();
+    for model in config.catalogue.models() {
+        models.insert(model.id.clone(), entry(gateway, &fleet, model, true));
+    }
+    for info in fleet.nodes.iter().filter(|v| v.reachable()).flat_map(|v| &v.models) {
+        let known = config.catalogue.on_node(&info.id).is_some();
+        if !known && info.can_serve() && !models.contains_key(&info.id) {
+            let model = Model::uncatalogued(&info.id);
+            models.insert(info.id.clone(), entry(gateway, &fleet, &model, false));
+        }
+    }
+    for (alias, target) in config.catalogue.aliases() {
+        if let Some(mut entry) = models.get(target).cloned() {
+            entry["id"] = alias.into();
+            entry["alias_of"] = target.into();
+            models.insert(alias.to_owned(), entry);
+        }
+    }
+    models
+}
+
+fn entry(gateway: &Gateway, fleet: &Fleet, model: &Model, catalogued: bool) -> Value {
+    // What a node had when it was last heard of is not there while it is down.
+    let here: Vec<(&str, &ModelInfo)> = fleet
+        .nodes
+        .iter()
+        .filter(|v| v.reachable())
+        .filter_map(|v| Some((v.node.name.as_str(), find(v, model)?.info)))
+        .collect();
+    let on: Vec<&ModelInfo> = here.iter().map(|(_, info)| *info).collect();
+    let able = fleet.nodes.iter().filter(|view| {
+        let loading = gateway.loads.running(&view.node.name, &model.id);
+        readiness(view, model, catalogued, loading) > state::CANNOT
+    });
+    let feasible_on: Vec<&str> = able.map(|view| view.node.name.as_str()).collect();
+    let locations: Vec<Value> = here
+        .iter()
+        .map(|(node, info)| json!({"node": node, "status": info.status, "devices": info.devices}))
+        .collect();
+    // What a node found in the model itself counts where the catalogue is silent.
+    let limit = model.limit.clone().or_else(|| on.iter().find_map(|info| info.limit.clone()));
+    let cost = model.cost.clone().or_else(|| on.iter().find_map(|info| info.cost.clone()));
+    let mut capabilities = model.capabilities.clone();
+    if capabilities.is_empty() {
+        capabilities = on.first().map(|info| info.capabilities.clone()).unwrap_or_default();
+    }
+    let mut entry = json!({
+        "id": model.id, "object": "model", "created": gateway.started_unix,
+        "owned_by": model.id.split_once('/').map_or("cortex", |(org, _)| org),
+        "loaded": on.iter().any(|info| info.can_serve()),
+        "locations": locations, "feasible_on": feasible_on, "capabilities": capabilities,
+    });
+    if let Some(limit) = limit {
+        entry["max_model_len"] = limit.context.into();
+        entry["limit"] = json!(limit);
+    }
+    if let Some(cost) = cost {
+        entry["cost"] = json!(cost);
+    }
+    entry
+}
+
+/// `GET /`
+pub(super) fn alive(_gateway: &Gateway) -> Reply {
+    reply(&json!({"name": "cortex", "version": env!("CARGO_PKG_VERSION")}))
+}
+
+/// `GET /health`: 200 while the process serves, with how much of the fleet does.
+pub(super) fn health(gateway: &Gateway) -> Reply {
+    let fleet = gateway.fleet.now();
+    let up = fleet.nodes.iter().filter(|v| v.reachable()).count();
+    let status = if up > 0 { "ok" } else { "no node is up" };
+    reply(&json!({"status": status, "nodes": fleet.nodes.len(), "nodes_up": up}))
+}
+
+fn reply(value: &Value) -> Reply {
+    let headers = vec![("content-type".to_owned(), "application/json".to_owned())];
+    Reply { status: 200, headers, body: value.to_string().into_bytes() }
+}

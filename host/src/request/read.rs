@@ -1,0 +1,229 @@
+//! A request's body: bounded, and parsed only as far as it is acted on.
+
+use super::recognise::Inference;
+use crate::refusal::Refusal;
+use bytes::Bytes;
+use http::{HeaderMap, StatusCode, header};
+use http_body_util::{BodyExt, LengthLimitError, Limited};
+use hyper::body::Incoming;
+use serde::Deserialize;
+use serde_json::value::RawValue;
+use std::ops::Range;
+use std::time::Duration;
+
+/// What is read of a body that is too large, so that its client, which may write all of it before it
+/// reads, gets to see the refusal.
+const DRAIN_LIMIT: usize = 64 << 20;
+const DRAIN_TIME: Duration = Duration::from_secs(5);
+
+/// The whole body; a 408 where it takes longer than `time`.
+pub(super) async fn read(
+    body: Incoming,
+    headers: &HeaderMap,
+    limit: usize,
+    time: Duration,
+) -> Result<Bytes, Refusal> {
+    tokio::time::timeout(time, bounded(body, headers, limit)).await.unwrap_or_else(|_| {
+        let message = format!("the request body did not arrive within {} s", time.as_secs_f64());
+        Err(Refusal::new(StatusCode::REQUEST_TIMEOUT, "request_timeout", message))
+    })
+}
+
+/// A 413 past `limit` bytes, told from the header alone where there is one.
+async fn bounded(mut body: Incoming, headers: &HeaderMap, limit: usize) -> Result<Bytes, Refusal> {
+    let announced = headers.get(header::CONTENT_LENGTH).and_then(|v| v.to_str().ok()?.parse::<usize>().ok());
+    if announced.is_none_or(|length| length <= limit) {
+        match Limited::new(&mut body, limit).collect().await {
+            Ok(body) => return Ok(body.to_bytes()),
+            Err(error) if error.is::<LengthLimitError>() => {}
+            Err(error) => return Err(Refusal::invalid(None, format!("the request body broke off: {error}"))),
+        }
+    }
+    let _as_far_as_it_goes = tokio::time::timeout(DRAIN_TIME, drain(body)).await;
+    let message = format!("the request body is larger than {} MiB", limit >> 20);
+    Err(Refusal::new(StatusCode::PAYLOAD_TOO_LARGE, "request_too_large", message))
+}
+
+async fn drain(mut body: Incoming) {
+    let mut drained = 0;
+    while let Some(Ok(frame)) = body.frame().await {
+        drained += frame.data_ref().map_or(0, Bytes::len);
+        if drained > DRAIN_LIMIT {
+            return;
+        }
+    }
+}
+
+/// A native request with the places in it that the gateway rewrites.
+#[derive(Debug)]
+pub(super) struct Asked {
+    pub(super) body: Bytes,
+    pub(super) model: String,
+    model_at: Range<usize>,
+    pub(super) stream: bool,
+    /// Whether the client itself asked for the usage chunk.
+    pub(super) usage_wanted: bool,
+    stream_options_at: Option<Range<usize>>,
+    pub(super) max_tokens: Option<u32>,
+    /// Stays the same over a conversation's turns.
+    pub(super) session: Session,
+}
+
+/// What tells conversations apart, before it is salted with tenant and model.
+#[derive(Debug, Default)]
+pub(super) struct Session {
+    pub(super) user: Option<String>,
+    /// Tools and messages up to the first one of the user's, as JSON.
+    pub(super) opening: Vec<String>,
+}
+
+#[derive(Deserialize)]
+struct Fields<'a> {
+    #[serde(borrow)]
+    model: Option<&'a RawValue>,
+    #[serde(borrow)]
+    stream: Option<&'a RawValue>,
+    #[serde(borrow, default, deserialize_with = "present")]
+    stream_options: Option<&'a RawValue>,
+    #[serde(borrow)]
+    messages: Option<&'a RawValue>,
+    #[serde(borrow)]
+    tools: Option<&'a RawValue>,
+    #[serde(borrow)]
+    user: Option<&'a RawValue>,
+    #[serde(borrow)]
+    max_tokens: Option<&'a RawValue>,
+    #[serde(borrow)]
+    max_completion_tokens: Option<&'a RawValue>,
+}
+
+/// A null too, which serde takes for absent: it has a place in the body, and a second key beside it would not count.
+fn present<'de, D: serde::Deserializer<'de>>(raw: D) -> Result<Option<&'de RawValue>, D::Error> {
+    <&RawValue>::deserialize(raw).map(Some)
+}
+
+/// Errors name the field that is wrong.
+pub(super) fn parse(kind: Inference, body: Bytes) -> Result<Asked, Refusal> {
+    let first = body.iter().find(|b| !b.is_ascii_whitespace());
+    if first.is_some_and(|&b| b != b'{') && serde_json::from_slice::<&RawValue>(&body).is_ok() {
+        return Err(Refusal::invalid(None, "the request body must be a JSON object"));
+    }
+    let fields: Fields<'_> = serde_json::from_slice(&body)
+        .map_err(|e| Refusal::invalid(None, format!("the request body is not valid JSON: {e}")))?;
+    let model = fields.model.ok_or(Refusal::invalid(Some("model"), "model: a string is required"))?;
+    let name: String = typed("model", "a string", model)?;
+    if name.is_empty() {
+        return Err(Refusal::invalid(Some("model"), "model: a non-empty string is required"));
+    }
+    let stream: Option<bool> = optional("stream", "true or false", fields.stream)?;
+    let options: Option<StreamOptions> = optional("stream_options", "an object", fields.stream_options)?;
+    let user: Option<String> = optional("user", "a string", fields.user)?;
+    let messages: Option<Vec<&RawValue>> = optional("messages", "a list of messages", fields.messages)?;
+    if matches!(kind, Inference::Chat | Inference::Tokenize) && messages.as_ref().is_none_or(Vec::is_empty) {
+        return Err(Refusal::invalid(
+            Some("messages"),
+            "messages: a list of at least one message is required",
+        ));
+    }
+    let tokens = |raw: Option<&RawValue>| raw.and_then(|raw| serde_json::from_str(raw.get()).ok());
+    let mut opening: Vec<String> = fields.tools.map(|tools| tools.get().to_owned()).into_iter().collect();
+    opening.extend(up_to_first_user(messages.unwrap_or_default()));
+    Ok(Asked {
+        model: name,
+        model_at: place(&body, model),
+        stream: stream.unwrap_or(false),
+        usage_wanted: options.is_some_and(|o| o.include_usage == Some(true)),
+        stream_options_at: fields.stream_options.map(|raw| place(&body, raw)),
+        max_tokens: tokens(fields.max_completion_tokens).or(tokens(fields.max_tokens)),
+        session: Session { user, opening },
+        body: body.clone(),
+    })
+}
+
+#[derive(Deserialize)]
+struct StreamOptions {
+    include_usage: Option<bool>,
+}
+
+fn optional<'a, T: Deserialize<'a>>(
+    field: &'static str,
+    expected: &str,
+    raw: Option<&'a RawValue>,
+) -> Result<Option<T>, Refusal> {
+    raw.filter(|raw| raw.get() != "null").map(|raw| typed(field, expected, raw)).transpose()
+}
+
+fn typed<'a, T: Deserialize<'a>>(
+    field: &'static str,
+    expected: &str,
+    raw: &'a RawValue,
+) -> Result<T, Refusal> {
+    serde_json::from_str(raw.get()).map_err(|_| {
+        let shown: String = raw.get().chars().take(40).collect();
+        Refusal::invalid(Some(field), format!("{field}: expected {expected}, got {shown}"))
+    })
+}
+
+fn up_to_first_user(messages: Vec<&RawValue>) -> Vec<String> {
+    #[derive(Deserialize)]
+    struct Role {
+        role: Option<String>,
+    }
+    let is_user = |raw: &RawValue| {
+        serde_json::from_str::<Role>(raw.get()).is_ok_and(|m| m.role.as_deref() == Some("user"))
+    };
+    let upto = messages.iter().position(|raw| is_user(raw)).map_or(messages.len(), |at| at + 1);
+    messages[..upto].iter().map(|raw| raw.get().to_owned()).collect()
+}
+
+/// Where a borrowed value lies in the body that it was parsed from.
+fn place(body: &Bytes, raw: &RawValue) -> Range<usize> {
+    let start = raw.get().as_ptr() as usize - body.as_ptr() as usize;
+    start..start + raw.get().len()
+}
+
+impl Asked {
+    /// The body for a node: `model` under the node's name, and the usage chunk asked for where the
+    /// answer streams. Every other byte is the client's.
+    pub(super) fn for_node(&self, model: &str) -> Bytes {
+        let mut edits: Vec<(Range<usize>, String)> = Vec::new();
+        if model != self.model {
+            edits.push((self.model_at.clone(), serde_json::Value::from(model).to_string()));
+        }
+        if self.stream && !self.usage_wanted {
+            edits.push(self.usage_edit());
+        }
+        if edits.is_empty() {
+            return self.body.clone();
+        }
+        edits.sort_by_key(|(at, _)| at.start);
+        let mut out = Vec::with_capacity(self.body.len() + 64);
+        let mut copied = 0;
+        for (at, text) in edits {
+            out.extend_from_slice(&self.body[copied..at.start]);
+            out.extend_from_slice(text.as_bytes());
+            copied = at.end;
+        }
+        out.extend_from_slice(&self.body[copied..]);
+        out.into()
+    }
+
+    fn usage_edit(&self) -> (Range<usize>, String) {
+        match &self.stream_options_at {
+            Some(at) => {
+                let mut options: serde_json::Map<String, serde_json::Value> =
+                    serde_json::from_slice(&self.body[at.clone()]).unwrap_or_default();
+                options.insert("include_usage".into(), true.into());
+                (at.clone(), serde_json::Value::from(options).to_string())
+            }
+            None => {
+                // Behind `model`, which is there: no comma to guess at.
+                let end = self.model_at.end;
+                (end..end, r#","stream_options":{"include_usage":true}"#.into())
+            }
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,264 @@
+//! A node's stream on its way to the client: whole events, metered, tidied or translated, flushed at once.
+
+use super::dialect::Dialect;
+use super::forward::Flow;
+use super::settle::Ledger;
+use super::sse::{self, Framer};
+use crate::fleet::Seat;
+use crate::refusal::Refusal;
+use bytes::Bytes;
+use http::StatusCode;
+use hyper::body::{Body as _, Incoming};
+use serde::Deserialize;
+use serde_json::value::RawValue;
+use std::future::Future as _;
+use std::pin::Pin;
+use std::task::{Context, Poll, ready};
+use std::time::Duration;
+use tokio::time::{Instant, Sleep};
+
+pub(super) struct Relay {
+    /// The event that settled the status, until it is sent.
+    first: Option<Bytes>,
+    framer: Framer,
+    body: Incoming,
+    stall: Pin<Box<Sleep>>,
+    stall_timeout: Duration,
+    tidy: Tidy,
+    node: String,
+    _seat: Seat,
+}
+
+/// What is done to a native stream, and what was seen in it.
+struct Tidy {
+    /// The node's name for the model, and the client's.
+    rename: Option<(String, String)>,
+    hide_usage: bool,
+    /// A finish reason or the closing mark has come: the answer is whole.
+    complete: bool,
+}
+
+/// The part of a chunk that is acted on.
+#[derive(Deserialize)]
+struct Chunk<'a> {
+    #[serde(default, borrow)]
+    choices: Vec<Choice<'a>>,
+    #[serde(default)]
+    usage: Option<Usage>,
+    #[serde(default, borrow)]
+    error: Option<&'a RawValue>,
+}
+
+#[derive(Deserialize)]
+struct Choice<'a> {
+    #[serde(default, borrow)]
+    delta: Option<Delta<'a>>,
+    #[serde(default, borrow)]
+    text: Option<&'a RawValue>,
+    #[serde(default, borrow)]
+    finish_reason: Option<&'a RawValue>,
+}
+
+#[derive(Deserialize)]
+struct Delta<'a> {
+    #[serde(default, borrow)]
+    content: Option<&'a RawValue>,
+    #[serde(default, borrow)]
+    reasoning_content: Option<&'a RawValue>,
+    #[serde(default, borrow)]
+    reasoning: Option<&'a RawValue>,
+    #[serde(default, borrow)]
+    tool_calls: Option<&'a RawValue>,
+}
+
+/// Tokens as a node counts them.
+#[derive(Debug, Clone, Copy, Default, Deserialize)]
+pub(super) struct Usage {
+    #[serde(default)]
+    pub(super) prompt_tokens: u64,
+    #[serde(default)]
+    pub(super) completion_tokens: u64,
+    #[serde(default)]
+    pub(super) prompt_tokens_details: Option<PromptDetails>,
+}
+
+#[derive(Debug, Clone, Copy, Default, Deserialize)]
+pub(super) struct PromptDetails {
+    #[serde(default)]
+    pub(super) cached_tokens: u64,
+}
+
+impl Relay {
+    pub(super) fn new(flow: Flow, client_model: &str, hide_usage: bool, stall_timeout: Duration) -> Self {
+        let Flow { first, framer, body, node, node_model, seat } = flow;
+        let rename = (node_model != client_model).then(|| (node_model, client_model.to_owned()));
+        Self {
+            first: Some(first),
+            framer,
+            body,
+            stall: Box::pin(tokio::time::sleep(stall_timeout)),
+            stall_timeout,
+            tidy: Tidy { rename, hide_usage, complete: false },
+            node,
+            _seat: seat,
+        }
+    }
+
+    /// The next bytes for the client, with whether they are the last.
+    pub(super) fn poll(
+        &mut self,
+        cx: &mut Context<'_>,
+        dialect: &mut Dialect,
+        ledger: &mut Ledger,
+    ) -> Poll<(Vec<u8>, bool)> {
+        loop {
+            let whole = match self.first.take() {
+                Some(first) => first,
+                None => match ready!(self.poll_events(cx)) {
+                    Ok(Some(whole)) => whole,
+                    Ok(None) => return Poll::Ready((self.end(None, dialect, ledger), true)),
+                    Err(cause) => return Poll::Ready((self.end(Some(cause), dialect, ledger), true)),
+                },
+            };
+            let native = self.tidy.pass(&whole, ledger);
+            let out = dialect.events(native);
+            if dialect.is_broken() {
+                ledger.broke("the translation policy failed");
+                return Poll::Ready((out, true));
+            }
+            if !out.is_empty() {
+                return Poll::Ready((out, false));
+            }
+        }
+    }
+
+    fn poll_events(&mut self, cx: &mut Context<'_>) -> Poll<Result<Option<Bytes>, String>> {
+        loop {
+            match Pin::new(&mut self.body).poll_frame(cx) {
+                Poll::Ready(None) => return Poll::Ready(Ok(None)),
+                Poll::Ready(Some(Err(error))) => return Poll::Ready(Err(error.to_string())),
+                Poll::Ready(Some(Ok(frame))) => {
+                    self.stall.as_mut().reset(Instant::now() + self.stall_timeout);
+                    let Ok(data) = frame.into_data() else { continue };
+                    if let Some(whole) = self.framer.push(data).map_err(|e| e.to_string())? {
+                        return Poll::Ready(Ok(Some(whole)));
+                    }
+                }
+                Poll::Pending => {
+                    ready!(self.stall.as_mut().poll(cx));
+                    return Poll::Ready(Err(format!("it was silent for {:?}", self.stall_timeout)));
+                }
+            }
+        }
+    }
+
+    /// A stream that broke off never looks like one that ended.
+    fn end(&mut self, cause: Option<String>, dialect: &mut Dialect, ledger: &mut Ledger) -> Vec<u8> {
+        let clean = self.tidy.complete && !self.framer.is_mid_event();
+        if clean {
+            ledger.settle(200);
+            return dialect.finish(true);
+        }
+        let cause = cause.unwrap_or_else(|| "it ended before the answer did".into());
+        tracing::warn!(node = self.node, cause, "a node's stream broke off");
+        ledger.broke(&cause);
+        let message = "the node's stream broke off before the answer was complete; try again";
+        let refusal = Refusal::new(StatusCode::BAD_GATEWAY, "upstream_broken", message);
+        let mut out = dialect.events(refusal.event().into());
+        out.extend(dialect.finish(false));
+        out
+    }
+}
+
+impl Tidy {
+    /// Meters whole events; gives back what of them the client should see, copied only where it differs.
+    fn pass(&mut self, whole: &Bytes, ledger: &mut Ledger) -> Bytes {
+        let mut kept: Option<Vec<u8>> = None;
+        let mut at = 0;
+        for event in sse::events(whole) {
+            let replacement = self.event(event, ledger);
+            if let (None, true) = (&kept, replacement.is_some()) {
+                kept = Some(whole[..at].to_vec());
+            }
+            if let Some(kept) = &mut kept {
+                kept.extend_from_slice(replacement.as_deref().unwrap_or(event.0));
+            }
+            at += event.0.len();
+        }
+        kept.map_or_else(|| whole.clone(), Bytes::from)
+    }
+
+    /// What the event is replaced by: `None` = itself, empty = nothing.
+    fn event(&mut self, event: sse::Event<'_>, ledger: &mut Ledger) -> Option<Vec<u8>> {
+        let data = event.data()?;
+        if &*data == b"[DONE]" {
+            self.complete = true;
+            return None;
+        }
+        let chunk: Chunk<'_> = serde_json::from_slice(&data).ok()?;
+        if chunk.error.is_some() {
+            ledger.broke("the node sent an error event");
+            self.complete = true; // the error event is the end that the client is told
+        }
+        if let Some(usage) = chunk.usage {
+            ledger.usage(usage);
+        }
+        if chunk.choices.iter().any(says_something) {
+            ledger.token();
+        }
+        self.complete |= chunk.choices.iter().any(|c| c.finish_reason.is_some_and(|r| r.get() != "null"));
+        if self.hide_usage && chunk.choices.is_empty() && chunk.usage.is_some() {
+            return Some(Vec::new());
+        }
+        let (from, to) = self.rename.as_ref()?;
+        rename(event.0, from, to)
+    }
+}
+
+fn says_something(choice: &Choice<'_>) -> bool {
+    let told = |raw: Option<&RawValue>| raw.is_some_and(|raw| !matches!(raw.get(), "null" | "\"\"" | "[]"));
+    let delta = choice.delta.as_ref();
+    let in_delta = delta.is_some_and(|d| {
+        told(d.content) || told(d.reasoning_content) || told(d.reasoning) || told(d.tool_calls)
+    });
+    in_delta || told(choice.text)
+}
+
+/// Replaces the value of the first `"model"` where it is `from`. Inside a JSON string quotes are escaped,
+/// so what a model says cannot be mistaken for the key.
+pub(super) fn rename(json: &[u8], from: &str, to: &str) -> Option<Vec<u8>> {
+    const KEY: &[u8] = b"\"model\"";
+    let skip_space = |mut at: usize| {
+        while json.get(at).is_some_and(u8::is_ascii_whitespace) {
+            at += 1;
+        }
+        at
+    };
+    let key = memchr::memmem::find(json, KEY)?;
+    let colon = skip_space(key + KEY.len());
+    let value = skip_space(colon + usize::from(json.get(colon) == Some(&b':')));
+    let from = serde_json::Value::from(from).to_string();
+    json[value..].starts_with(from.as_bytes()).then(|| {
+        let to = serde_json::Value::from(to).to_string();
+        [&json[..value], to.as_bytes(), &json[value + from.len()..]].concat()
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn renames_the_key_and_nothing_that_looks_like_it() {
+        let check = |json: &str, want: Option<&str>| {
+            let got = rename(json.as_bytes(), "a", "b").map(|out| String::from_utf8(out).unwrap());
+            assert_eq!(got.as_deref(), want, "{json}");
+        };
+        check(r#"{"model":"a","x":1}"#, Some(r#"{"model":"b","x":1}"#));
+        check(r#"{"model" : "a"}"#, Some(r#"{"model" : "b"}"#));
+        check(r#"{"model":"c"}"#, None);
+        check(r#"{"content":"say \"model\":\"a\""}"#, None);
+        check(r#"{"model""#, None);
+        check("", None);
+    }
+}

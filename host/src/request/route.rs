@@ -1,0 +1,82 @@
+//! Facts in, an ordered preference of nodes out.
+
+use super::acquire::Work;
+use super::now_ms;
+use crate::decide::{Arm, Asked};
+use crate::facts::{NodeFacts, RequestFacts};
+use crate::fleet::{Fleet, NodeView, facts};
+use crate::policy::{self, Decision, RouteRequest};
+use crate::refusal::Refusal;
+use http::StatusCode;
+use neuron_protocol::prefix::PrefixChain;
+use std::sync::Arc;
+use std::time::Duration;
+
+/// What to do now.
+pub(super) enum Routed {
+    /// Best first, not empty.
+    Nodes(Vec<Arc<NodeView>>),
+    /// Ask again after this time, or when the fleet changes.
+    Wait(Duration),
+}
+
+/// When a client may try again that met no node.
+const RETRY: Duration = Duration::from_secs(5);
+
+/// Asks the routing policy, or the built-in where there is none or it fails; says whose decision it was.
+pub(super) fn route(work: &Work) -> Result<(Routed, Arm), Refusal> {
+    let fleet = work.gateway.fleet.now();
+    if !fleet.nodes.iter().any(|view| view.reachable()) {
+        let message = if fleet.nodes.is_empty() { "no neuron is configured" } else { "no neuron is up" };
+        return Err(Refusal::unavailable("no_node", message, RETRY));
+    }
+    let nodes = facts(&fleet, &work.target.model, work.target.catalogued, &work.gateway.loads);
+    let (decision, arm) =
+        work.gateway.decider.route(&work.gateway.config.load(), asked(work, &fleet, &nodes));
+    let order = match decision {
+        Some(Decision::Pick(order)) => order,
+        Some(Decision::Wait(time)) => return Ok((Routed::Wait(time), arm)),
+        Some(Decision::Reject(status, message)) => {
+            let status = StatusCode::from_u16(status).unwrap_or(StatusCode::SERVICE_UNAVAILABLE);
+            let retry = (status.is_server_error() || status.as_u16() == 429).then_some(RETRY);
+            return Err(Refusal { retry_after: retry, ..Refusal::new(status, "no_node", message) });
+        }
+        None => policy::least_loaded(&nodes),
+    };
+    // A policy may prefer a node that cannot serve; the host never goes there.
+    let able = order.into_iter().filter(|&i| nodes[i].is_able());
+    let order: Vec<Arc<NodeView>> = able.map(|i| fleet.nodes[i].clone()).collect();
+    if order.is_empty() {
+        let message = format!("no neuron that is up can serve {}", work.target.model.id);
+        return Err(Refusal::unavailable("no_node", message, RETRY));
+    }
+    Ok((Routed::Nodes(order), arm))
+}
+
+fn asked<'a>(work: &Work, fleet: &'a Fleet, nodes: &'a [NodeFacts]) -> Asked<'a> {
+    let request = RouteRequest {
+        model: work.target.model.id.clone(),
+        tenant: work.tenant.clone(),
+        session: session(work),
+        seed: work.seed,
+        now_ms: now_ms(),
+        facts: Vec::new(),
+    };
+    let of_request = RequestFacts {
+        prompt_tokens: Some((work.asked.body.len() / 4).min(u32::MAX as usize - 1) as u32),
+        max_tokens: work.asked.max_tokens,
+        stream: Some(u32::from(work.asked.stream)),
+    };
+    Asked { topology: &fleet.topology, nodes, request, of_request }
+}
+
+/// The user that the client names, else the conversation's opening, salted with tenant and model.
+fn session(work: &Work) -> Option<u64> {
+    let salted = PrefixChain::new(&work.tenant, &work.target.model.id, "");
+    let session = &work.asked.session;
+    match &session.user {
+        Some(user) => Some(salted.then(user.as_bytes()).value()),
+        None if session.opening.is_empty() => None,
+        None => Some(session.opening.iter().fold(salted, |chain, part| chain.then_json(part)).value()),
+    }
+}

@@ -1,0 +1,275 @@
+//! The account of a request: opened when it arrives, settled once, whatever happens.
+
+use super::acquire::Notes;
+use super::relay::Usage;
+use super::{now_ms, seed};
+use crate::gateway::Gateway;
+use crate::policy::{Outcome, Reply};
+use crate::refusal::Refusal;
+use http::{HeaderMap, HeaderValue};
+use serde::Serialize;
+use std::collections::VecDeque;
+use std::sync::{Arc, Mutex};
+use std::time::Instant;
+
+/// Requests that `/admin/requests` remembers.
+const REMEMBERED: usize = 256;
+/// A client that left has no status; proxies have long used this one.
+const CLIENT_LEFT: u16 = 499;
+
+/// What came of one request.
+#[derive(Debug, Clone, Default, Serialize)]
+pub struct RequestRecord {
+    pub id: String,
+    /// Milliseconds since the Unix epoch.
+    pub arrived_ms: u64,
+    pub dialect: String,
+    pub model: String,
+    pub node: Option<String>,
+    pub status: u16,
+    pub error: Option<String>,
+    pub streamed: bool,
+    pub attempts: u32,
+    pub duration_s: f64,
+    /// From its arrival to its first token, streams only.
+    pub time_to_first_token_s: Option<f64>,
+    /// After the first token, streams only.
+    pub tokens_per_second: Option<f64>,
+    pub cold_wait_s: Option<f64>,
+    pub prompt_tokens: u64,
+    pub cached_prompt_tokens: u64,
+    pub completion_tokens: u64,
+}
+
+/// The last requests, newest last.
+#[derive(Default)]
+pub struct Recent {
+    records: Mutex<VecDeque<RequestRecord>>,
+}
+
+impl Recent {
+    pub fn list(&self) -> Vec<RequestRecord> {
+        self.lock().iter().cloned().collect()
+    }
+
+    pub fn get(&self, id: &str) -> Option<RequestRecord> {
+        self.lock().iter().find(|r| r.id == id).cloned()
+    }
+
+    fn add(&self, record: RequestRecord) {
+        let mut records = self.lock();
+        if records.len() == REMEMBERED {
+            records.pop_front();
+        }
+        records.push_back(record);
+    }
+
+    fn lock(&self) -> std::sync::MutexGuard<'_, VecDeque<RequestRecord>> {
+        self.records.lock().unwrap_or_else(std::sync::PoisonError::into_inner)
+    }
+}
+
+/// One request's account. Dropped unsettled, it says that the client left.
+pub(super) struct Ledger {
+    gateway: Arc<Gateway>,
+    pub(super) id: String,
+    pub(super) seed: u64,
+    pub(super) dialect: String,
+    pub(super) model: String,
+    arrived: Instant,
+    arrived_ms: u64,
+    notes: Notes,
+    usage: Usage,
+    first_token: Option<Instant>,
+    last_token: Option<Instant>,
+    /// Chunks that said something: what is counted where a node sends no usage.
+    chunks: u64,
+    error: Option<String>,
+    settled: bool,
+}
+
+impl Ledger {
+    pub(super) fn open(gateway: &Arc<Gateway>) -> Self {
+        let seed = seed();
+        Self {
+            gateway: gateway.clone(),
+            id: format!("req_{seed:016x}"),
+            seed,
+            dialect: "openai".into(),
+            model: String::new(),
+            arrived: Instant::now(),
+            arrived_ms: now_ms(),
+            notes: Notes::default(),
+            usage: Usage::default(),
+            first_token: None,
+            last_token: None,
+            chunks: 0,
+            error: None,
+            settled: false,
+        }
+    }
+
+    /// Moves the account out; what is left behind is settled.
+    pub(super) fn take(&mut self) -> Self {
+        let mut left = Self::open(&self.gateway);
+        left.settled = true;
+        std::mem::replace(self, left)
+    }
+
+    pub(super) fn note(&mut self, notes: &Notes) {
+        self.notes = notes.clone();
+    }
+
+    /// The newest count is the whole one.
+    pub(super) fn usage(&mut self, usage: Usage) {
+        self.usage = usage;
+    }
+
+    /// A chunk that said something has passed.
+    pub(super) fn token(&mut self) {
+        let now = Instant::now();
+        self.first_token.get_or_insert(now);
+        self.last_token = Some(now);
+        self.chunks += 1;
+    }
+
+    /// `status` is what the client was told, after any translation.
+    pub(super) fn refused(&mut self, refusal: &Refusal, status: u16) {
+        self.error.get_or_insert_with(|| refusal.message.clone());
+        self.settle(status);
+    }
+
+    /// A whole answer; `native` is its status before it was translated.
+    pub(super) fn answered(&mut self, native: u16, status: u16) {
+        if native < 400 && status >= 400 {
+            self.error.get_or_insert_with(|| "the answer could not be translated".into());
+        }
+        self.settle(status);
+    }
+
+    /// A stream that had begun did not end well.
+    pub(super) fn broke(&mut self, cause: &str) {
+        self.error.get_or_insert_with(|| cause.to_owned());
+        self.settle(502);
+    }
+
+    /// Books the request; only the first time counts.
+    pub(super) fn settle(&mut self, status: u16) {
+        if std::mem::replace(&mut self.settled, true) {
+            return;
+        }
+        let record = self.record(status);
+        self.count(&record);
+        tracing::info!(
+            id = record.id,
+            dialect = record.dialect,
+            model = record.model,
+            node = record.node,
+            status,
+            error = record.error,
+            seconds = record.duration_s,
+            ttft = record.time_to_first_token_s,
+            cold_wait = record.cold_wait_s,
+            prompt_tokens = record.prompt_tokens,
+            completion_tokens = record.completion_tokens,
+            "request"
+        );
+        if let Some(node) = &record.node {
+            self.gateway.decider.outcome(self.notes.arm, || self.outcome(node, &record), status);
+        }
+        self.gateway.recent.add(record);
+    }
+
+    /// What a policy that learns is told.
+    fn outcome(&self, node: &str, record: &RequestRecord) -> Outcome {
+        let dispatched = self.notes.dispatched.map(tokio::time::Instant::into_std);
+        let ttft =
+            self.first_token.zip(dispatched).map(|(first, sent)| first.saturating_duration_since(sent));
+        let count = |n: u64| u32::try_from(n).unwrap_or(u32::MAX);
+        Outcome {
+            seed: self.seed,
+            node: node.to_owned(),
+            ttft_ms: ttft.map(|time| count(time.as_millis() as u64)),
+            prompt_tokens: count(record.prompt_tokens),
+            cached_prompt_tokens: count(record.cached_prompt_tokens),
+            completion_tokens: count(record.completion_tokens),
+            status: record.status,
+        }
+    }
+
+    fn record(&self, status: u16) -> RequestRecord {
+        let completion_tokens = match self.usage.completion_tokens {
+            0 => self.chunks,
+            counted => counted,
+        };
+        let pace = self.first_token.zip(self.last_token).map(|(first, last)| last - first);
+        let pace = pace.filter(|time| completion_tokens > 1 && !time.is_zero());
+        RequestRecord {
+            id: self.id.clone(),
+            arrived_ms: self.arrived_ms,
+            dialect: self.dialect.clone(),
+            model: self.model.clone(),
+            node: self.notes.node.clone(),
+            status,
+            error: self.error.clone(),
+            streamed: self.first_token.is_some(),
+            attempts: self.notes.attempts,
+            duration_s: self.arrived.elapsed().as_secs_f64(),
+            time_to_first_token_s: self.first_token.map(|at| (at - self.arrived).as_secs_f64()),
+            tokens_per_second: pace.map(|time| (completion_tokens - 1) as f64 / time.as_secs_f64()),
+            cold_wait_s: self.notes.cold_wait.map(|wait| wait.as_secs_f64()),
+            prompt_tokens: self.usage.prompt_tokens,
+            cached_prompt_tokens: self.usage.prompt_tokens_details.unwrap_or_default().cached_tokens,
+            completion_tokens,
+        }
+    }
+
+    fn count(&self, record: &RequestRecord) {
+        let metrics = &self.gateway.metrics;
+        let (model, dialect) = (record.model.as_str(), record.dialect.as_str());
+        let node = record.node.as_deref().unwrap_or("");
+        metrics.requests.with_label_values(&[model, node, dialect, &record.status.to_string()]).inc();
+        metrics.request_duration.with_label_values(&[model, dialect]).observe(record.duration_s);
+        if model.is_empty() {
+            return; // refused before a model was known
+        }
+        let observe = |metric: &prometheus::HistogramVec, value: Option<f64>| {
+            if let Some(value) = value {
+                metric.with_label_values(&[model]).observe(value);
+            }
+        };
+        observe(&metrics.time_to_first_token, record.time_to_first_token_s);
+        observe(&metrics.tokens_per_second, record.tokens_per_second);
+        observe(&metrics.cold_wait, record.cold_wait_s);
+        metrics.prompt_tokens.with_label_values(&[model]).inc_by(record.prompt_tokens);
+        metrics.cached_prompt_tokens.with_label_values(&[model]).inc_by(record.cached_prompt_tokens);
+        metrics.completion_tokens.with_label_values(&[model]).inc_by(record.completion_tokens);
+    }
+
+    /// Tells the translation which request it answers.
+    pub(super) fn name(&self, mut reply: Reply) -> Reply {
+        reply.headers.push(("x-request-id".into(), self.id.clone()));
+        reply
+    }
+
+    pub(super) fn stamp(&self, headers: &mut HeaderMap) {
+        stamp(&self.id, headers);
+    }
+}
+
+impl Drop for Ledger {
+    fn drop(&mut self) {
+        if !self.settled {
+            self.error.get_or_insert_with(|| "the client left".into());
+            self.settle(CLIENT_LEFT);
+        }
+    }
+}
+
+/// OpenAI's SDKs read `x-request-id`, Anthropic's `request-id`.
+pub(super) fn stamp(id: &str, headers: &mut HeaderMap) {
+    if let Ok(value) = HeaderValue::try_from(id) {
+        headers.insert("x-request-id", value.clone());
+        headers.insert("request-id", value);
+    }
+}

@@ -1,0 +1,21 @@
+//! cortex as its clients and operators meet it: real sockets, real WebAssembly, real processes.
+
+#![expect(unreachable_pub, reason = "a test binary has no outside")]
+#![expect(clippy::unwrap_used, reason = "in a test a panic is the report")]
+
+mod support;
+
+mod attacks;
+mod beside;
+mod bodies;
+mod cold;
+mod dialects;
+mod evict;
+mod frozen;
+mod gate;
+mod pair;
+mod reload;
+mod requests;
+mod shutdown;
+mod streams;
+mod swaps;

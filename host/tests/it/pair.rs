@@ -1,0 +1,206 @@
+//! A real neuron with a real model behind a real cortex, and the official SDKs in front.
+
+use crate::support::processes::{
+    ALIAS, MODEL, Pair, cortex, python, start_cortex, start_cortex_with, start_neuron, start_neuron_with,
+    until_up,
+};
+use crate::support::{Client, gateway::built_policy, node::spawn, until};
+use serde_json::{Value, json};
+
+fn ask(max_tokens: u32) -> Value {
+    json!({"model": ALIAS, "stream": true, "max_tokens": max_tokens, "temperature": 0,
+        "messages": [{"role": "user", "content": "Tell a long story about the sea."}]})
+}
+
+fn succeeds(output: &std::process::Output) {
+    let said = |bytes: &[u8]| String::from_utf8_lossy(bytes).into_owned();
+    assert!(output.status.success(), "{}\n{}", said(&output.stdout), said(&output.stderr));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn the_official_sdks() {
+    let pair = Pair::start();
+    pair.until_up().await;
+    // Nothing is loaded: the first test that asks loads the model.
+    let mut unittest = python(&["-m", "unittest", "-v", "test_openai", "test_anthropic"], &pair.url);
+    succeeds(&tokio::task::block_in_place(|| unittest.output()).unwrap());
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn sdks_retry_while_no_neuron_is_up() {
+    let dir = tempfile::tempdir().unwrap();
+    let (_cortex, url, admin) = start_cortex(dir.path(), "127.0.0.1:9");
+    succeeds(&tokio::task::block_in_place(|| python(&["retry.py", "never"], &url).output()).unwrap());
+    let requests = Client::new(&admin).get("/admin/requests").await.json();
+    let refused = |dialect: &str| {
+        let all = requests.as_array().unwrap().iter();
+        all.filter(|r| r["dialect"] == dialect && r["status"] == 503).count()
+    };
+    // The first try and two more.
+    assert_eq!((refused("openai"), refused("anthropic")), (3, 3), "{requests:#}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn sdks_get_their_answer_once_the_neuron_is_up() {
+    let dir = tempfile::tempdir().unwrap();
+    let free = std::net::TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().to_string();
+    let (_cortex, url, admin) = start_cortex(dir.path(), &free);
+    let sdks = python(&["retry.py", "soon"], &url).stderr(std::process::Stdio::piped()).spawn().unwrap();
+    let admin = Client::new(&admin);
+    let asked = async || admin.get("/admin/requests").await.json().as_array().unwrap().len() >= 2;
+    until("both SDKs have asked", asked).await;
+    let _neuron = start_neuron(dir.path(), &free);
+    succeeds(&tokio::task::block_in_place(|| sdks.wait_with_output()).unwrap());
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_neuron_that_is_killed_mid_stream() {
+    let mut pair = Pair::start();
+    pair.until_up().await;
+    let mut native = pair.client.stream("/v1/chat/completions", &ask(400)).await;
+    // The other one waits its turn in the neuron. Not waited for: a fast neuron would be done with the first.
+    let client = pair.client.clone();
+    let translated = spawn(async move {
+        let mut stream = client.stream("/v1/messages", &ask(400)).await;
+        let rest = stream.rest().await;
+        // Its status was still held, or its dialect's event says it.
+        assert!(stream.status == 503 || rest.contains("event: error"), "{}: {rest}", stream.status);
+    });
+    native.next().await.unwrap();
+    pair.neuron.kill();
+    let rest = native.rest().await;
+    let last = rest.trim_end().rsplit("\n\n").next().unwrap().to_owned();
+    assert!(last.starts_with("data: {\"error\""), "{rest}");
+    translated.await.unwrap();
+    // The gateway lives and says what is wrong.
+    let answer = pair.client.post("/v1/chat/completions", &ask(4)).await;
+    assert_eq!(answer.status, 503, "{}", answer.text());
+    assert!(!answer.header("retry-after").is_empty());
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_client_that_leaves_stops_the_neuron() {
+    let pair = Pair::start();
+    pair.until_up().await;
+    let mut stream = pair.client.stream("/v1/chat/completions", &ask(2000)).await;
+    stream.next().await.unwrap();
+    let in_flight = async || pair.neuron_client.get("/health").await.json()["models"][0]["in_flight"].clone();
+    assert_eq!(in_flight().await, 1);
+    drop(stream);
+    until("the neuron has stopped", async || in_flight().await == 0).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_damaged_model_is_refused_with_its_reason() {
+    let dir = tempfile::tempdir().unwrap();
+    // A hub cache whose file is cut short.
+    let repo = dir.path().join("hub/models--QuantFactory--SmolLM2-135M-Instruct-GGUF");
+    let snapshot = repo.join("snapshots/cut");
+    std::fs::create_dir_all(&snapshot).unwrap();
+    std::fs::create_dir_all(repo.join("refs")).unwrap();
+    std::fs::write(repo.join("refs/main"), "cut").unwrap();
+    let mut whole = std::fs::File::open(model_file()).unwrap();
+    let mut cut = std::fs::File::create(snapshot.join("SmolLM2-135M-Instruct.Q4_1.gguf")).unwrap();
+    std::io::copy(&mut std::io::Read::take(&mut whole, 5 << 20), &mut cut).unwrap();
+    let hub = dir.path().join("hub");
+    let config = format!("[neuron]\nlisten = \"127.0.0.1:0\"\n[sources.huggingface]\ncache_dir = {hub:?}\n");
+    let (_neuron, address) = start_neuron_with(dir.path(), &config, &[]);
+    let (_cortex, url, _admin) = start_cortex(dir.path(), &address);
+    let client = Client::new(&url);
+    until_up(&client).await;
+    let answer = client.post("/v1/chat/completions", &ask(4)).await;
+    assert_eq!(answer.status, 422, "{}", answer.text());
+    assert_eq!(answer.json()["error"]["code"], "invalid_file");
+    let answer = client.post("/v1/messages", &ask(4)).await;
+    assert_eq!((answer.status, answer.json()["type"].as_str()), (422, Some("error")));
+}
+
+fn model_file() -> std::path::PathBuf {
+    let repo = std::path::Path::new(env!("CARGO_MANIFEST_DIR"))
+        .join("../target/models")
+        .join(format!("models--{}", MODEL.replace('/', "--")));
+    let revision = std::fs::read_to_string(repo.join("refs/main")).expect("run `cargo xtask setup` first");
+    repo.join("snapshots").join(revision.trim()).join("SmolLM2-135M-Instruct.Q4_1.gguf")
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_operators_type() {
+    let mut pair = Pair::start();
+    pair.until_up().await;
+    let status = cortex(&["status", "--url", &pair.admin_url]);
+    succeeds(&status);
+    let shown = String::from_utf8(status.stdout).unwrap();
+    assert!(shown.contains("only") && shown.contains("affinity") && shown.contains("serving"), "{shown}");
+    let json = cortex(&["status", "--json", "--url", &pair.admin_url]);
+    let json: Value = serde_json::from_slice(&json.stdout).unwrap();
+    assert_eq!(json["nodes"][0]["state"], "up");
+
+    // As documented: by the service's own configuration, without the service's secrets.
+    let theirs = pair.dir.path().join("theirs.toml");
+    let admin = pair.admin_url.strip_prefix("http://").unwrap();
+    let secret = "[[keys]]\nname = \"k\"\nkey_env = \"NOT_SET_FOR_THE_TEST\"\n";
+    std::fs::write(&theirs, format!("[gateway]\nadmin_listen = \"{admin}\"\n{secret}")).unwrap();
+    let status = cortex(&["status", "--config", theirs.to_str().unwrap()]);
+    succeeds(&status);
+    assert!(String::from_utf8(status.stdout).unwrap().contains("affinity"));
+
+    let config = pair.dir.path().join("cortex.toml");
+    succeeds(&cortex(&["check", "--config", config.to_str().unwrap()]));
+    std::fs::write(pair.dir.path().join("models.toml"), "[[models]]\nid = \"o/a\"\npreload = true\n")
+        .unwrap();
+    let checked = String::from_utf8(cortex(&["check", "--config", config.to_str().unwrap()]).stdout).unwrap();
+    assert!(checked.contains("not acted on yet: preload (o/a)"), "{checked}");
+    std::fs::write(&config, "[gatway]\n").unwrap();
+    let refused = cortex(&["check", "--config", config.to_str().unwrap()]);
+    assert!(!refused.status.success());
+    assert!(String::from_utf8(refused.stderr).unwrap().contains("did you mean `gateway`"));
+
+    let policy = built_policy("anthropic");
+    let checked = cortex(&["policy", "check", policy.to_str().unwrap()]);
+    succeeds(&checked);
+    assert!(String::from_utf8(checked.stdout).unwrap().contains("serves POST /v1/messages"));
+    let refused = cortex(&["policy", "check", config.to_str().unwrap()]);
+    assert!(String::from_utf8(refused.stderr).unwrap().contains("not a WebAssembly file"));
+
+    assert!(pair.cortex.terminate(), "cortex did not end well");
+    assert!(pair.neuron.terminate(), "neuron did not end well");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_hangup_reloads() {
+    let dir = tempfile::tempdir().unwrap();
+    let (mut gateway, _url, admin) = start_cortex(dir.path(), "127.0.0.1:9");
+    let file = dir.path().join("cortex.toml");
+    let text = std::fs::read_to_string(&file).unwrap();
+    std::fs::write(&file, text.replace("[policies]", "max_wait_secs = 7.0\n[policies]")).unwrap();
+    gateway.hang_up();
+    let admin = Client::new(&admin);
+    let reload = async || admin.get("/admin/status").await.json()["config"]["last_reload"]["changed"].clone();
+    until("it is reloaded", async || reload().await == "gateway.max_wait_secs").await;
+    assert!(gateway.terminate(), "cortex did not end well");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_neuron_that_wants_a_token_gets_it_from_the_environment() {
+    let dir = tempfile::tempdir().unwrap();
+    let config = "[neuron]\nlisten = \"127.0.0.1:0\"\ntoken_env = \"ITS_TOKEN\"\n";
+    let (_neuron, address) = start_neuron_with(dir.path(), config, &[("ITS_TOKEN", "s3cret")]);
+    let mut neurons = String::new();
+    for (name, token) in
+        [("right", "token_env = \"RIGHT\""), ("wrong", "token_env = \"WRONG\""), ("none", "")]
+    {
+        neurons += &format!("[[neurons]]\nname = \"{name}\"\nendpoint = \"http://{address}\"\n{token}\n");
+    }
+    let env = [("RIGHT", "s3cret"), ("WRONG", "guess")];
+    let (_cortex, _url, admin) = start_cortex_with(dir.path(), &neurons, &env);
+    let admin = Client::new(&admin);
+    let nodes = async || admin.get("/admin/status").await.json()["nodes"].clone();
+    until("the one with the right token is up", async || nodes().await[0]["state"] == "up").await;
+    for other in [1, 2] {
+        until("it is refused", async || {
+            let node = nodes().await[other].clone();
+            node["state"] == "down" && node["error"].as_str().unwrap().contains("401")
+        })
+        .await;
+    }
+}

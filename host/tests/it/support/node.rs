@@ -1,0 +1,308 @@
+//! A node whose every answer the test decides, for what a real one does too seldom: to break off, to
+//! refuse, to lie. It speaks neuron's API over a real socket.
+
+use axum::body::{Body, Bytes};
+use axum::extract::{Request, State};
+use axum::response::Response;
+use axum::{Json, Router, routing};
+use neuron_protocol::{
+    Device, DeviceHealth, Discovery, Health, LoadRequest, ModelInfo, ModelStatus, UnloadRequest,
+};
+use serde_json::{Value, json};
+use std::collections::VecDeque;
+use std::net::SocketAddr;
+use std::sync::{Arc, Mutex};
+use std::time::Duration;
+use tokio::sync::mpsc;
+
+/// What an inference call gets.
+#[derive(Clone)]
+pub enum Reply {
+    Whole(u16, Value),
+    /// Pieces of the body, then its end.
+    Pieces(Vec<String>),
+    /// Pieces of the body, then the connection breaks.
+    Broken(Vec<String>),
+    /// Pieces as the test sends them.
+    Fed(Arc<tokio::sync::Mutex<mpsc::Receiver<String>>>),
+    /// Nothing, on a connection that stays open.
+    Never,
+    /// The head of a whole answer, and then nothing.
+    Head,
+}
+
+#[derive(Default)]
+pub struct Inner {
+    pub models: Vec<ModelInfo>,
+    pub replies: VecDeque<Reply>,
+    /// What an inference call gets where no reply is set for it.
+    pub always: Option<Reply>,
+    /// Path and body of every inference call.
+    pub asked: Vec<(String, Value)>,
+    pub loads: Vec<LoadRequest>,
+    pub unloads: Vec<String>,
+    /// Refuses loads with this.
+    pub load_error: Option<(u16, Value)>,
+    pub load_takes: Duration,
+    pub devices: u32,
+    /// MiB of each device.
+    pub total_mb: u64,
+    /// What a loaded model takes.
+    pub model_mb: u64,
+    /// Its models are listed without their memory.
+    pub silent: bool,
+    /// `/health` is refused: the next polls are missed.
+    pub sick: bool,
+    pub health_takes: Duration,
+    /// Calls of `/health` that run, and the most that ran at once.
+    pub asking: (u32, u32),
+}
+
+impl Inner {
+    fn free_mb(&self, device: u32) -> u64 {
+        let on = |m: &&ModelInfo| m.devices.contains(&device);
+        let share = |m: &ModelInfo| m.vram_used_mb.unwrap_or(0) / m.devices.len() as u64;
+        self.total_mb.saturating_sub(self.models.iter().filter(on).map(share).sum())
+    }
+
+    /// Where a model is to go that was given no devices.
+    fn emptiest(&self) -> u32 {
+        (0..self.devices).max_by_key(|&d| (self.free_mb(d), std::cmp::Reverse(d))).unwrap()
+    }
+}
+
+#[derive(Clone)]
+pub struct TestNode {
+    pub inner: Arc<Mutex<Inner>>,
+    pub address: SocketAddr,
+    stop: Arc<tokio_util::sync::CancellationToken>,
+}
+
+pub fn info(id: &str, mb: u64) -> ModelInfo {
+    info_on(id, mb, &[0])
+}
+
+/// A loaded model that takes `mb` on those devices together.
+pub fn info_on(id: &str, mb: u64, devices: &[u32]) -> ModelInfo {
+    ModelInfo {
+        id: id.into(),
+        harness: "candle".into(),
+        status: ModelStatus::Loaded,
+        devices: devices.to_vec(),
+        vram_used_mb: Some(mb),
+        ..ModelInfo::default()
+    }
+}
+
+/// A whole chat answer.
+pub fn chat(model: &str, text: &str) -> Value {
+    json!({"id": "c", "object": "chat.completion", "model": model,
+        "choices": [{"index": 0, "message": {"role": "assistant", "content": text}, "finish_reason": "stop"}],
+        "usage": {"prompt_tokens": 7, "completion_tokens": 2, "total_tokens": 9}})
+}
+
+/// One streamed chunk.
+pub fn chunk(model: &str, text: &str) -> String {
+    let chunk = json!({"id": "c", "object": "chat.completion.chunk", "model": model,
+        "choices": [{"index": 0, "delta": {"content": text}, "finish_reason": null}]});
+    format!("data: {chunk}\n\n")
+}
+
+/// The end of a stream: finish reason, usage, closing mark.
+pub fn ending(model: &str) -> Vec<String> {
+    let finish = json!({"model": model, "choices": [{"index": 0, "delta": {}, "finish_reason": "stop"}]});
+    let usage = json!({"model": model, "choices": [], "usage": {"prompt_tokens": 7, "completion_tokens": 2}});
+    vec![format!("data: {finish}\n\n"), format!("data: {usage}\n\n"), "data: [DONE]\n\n".into()]
+}
+
+impl TestNode {
+    pub async fn start() -> Self {
+        let inner =
+            Arc::new(Mutex::new(Inner { devices: 1, total_mb: 1000, model_mb: 300, ..Inner::default() }));
+        let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let address = listener.local_addr().unwrap();
+        let router = Router::new()
+            .route("/discovery", routing::get(discovery))
+            .route("/health", routing::get(health))
+            .route("/models", routing::get(models))
+            .route("/models/load", routing::post(load))
+            .route("/models/unload", routing::post(unload))
+            .fallback(infer)
+            .with_state(inner.clone());
+        let stop = Arc::new(tokio_util::sync::CancellationToken::new());
+        let ended = stop.clone();
+        let server = async move {
+            tokio::select! {
+                served = axum::serve(listener, router).into_future() => served.unwrap(),
+                () = ended.cancelled() => {}
+            }
+        };
+        spawn(server);
+        Self { inner, address, stop }
+    }
+
+    /// A node that has the model `m` loaded.
+    pub async fn with_model() -> Self {
+        let node = Self::start().await;
+        node.lock().models.push(info("m", 300));
+        node
+    }
+
+    pub fn lock(&self) -> std::sync::MutexGuard<'_, Inner> {
+        self.inner.lock().unwrap()
+    }
+
+    /// The next inference call gets this.
+    pub fn reply(&self, reply: Reply) -> &Self {
+        self.lock().replies.push_back(reply);
+        self
+    }
+
+    /// Answers nothing any more; connections that are open break.
+    pub fn kill(&self) {
+        self.stop.cancel();
+    }
+}
+
+type Shared = State<Arc<Mutex<Inner>>>;
+
+async fn discovery(State(inner): Shared) -> Json<Discovery> {
+    let inner = inner.lock().unwrap();
+    let device = |index| Device {
+        index,
+        name: "test".into(),
+        vram_total_mb: inner.total_mb,
+        compute_capability: "8.9".into(),
+    };
+    let devices = (0..inner.devices).map(device).collect();
+    Json(Discovery { harnesses: vec!["candle".into()], devices, ..Discovery::default() })
+}
+
+async fn health(State(inner): Shared) -> Response {
+    let takes = {
+        let mut inner = inner.lock().unwrap();
+        let now = inner.asking.0 + 1;
+        inner.asking = (now, inner.asking.1.max(now));
+        inner.health_takes
+    };
+    tokio::time::sleep(takes).await;
+    let mut inner = inner.lock().unwrap();
+    inner.asking.0 -= 1;
+    if inner.sick {
+        return whole(500, &json!({"error": "sick"}));
+    }
+    let device = |index| DeviceHealth {
+        index,
+        vram_used_mb: inner.total_mb - inner.free_mb(index),
+        vram_free_mb: inner.free_mb(index),
+        ..DeviceHealth::default()
+    };
+    let devices = (0..inner.devices).map(device).collect();
+    let health = Health { uptime_secs: 1, devices, ..Health::default() };
+    whole(200, &serde_json::to_value(health).unwrap())
+}
+
+async fn models(State(inner): Shared) -> Json<Vec<ModelInfo>> {
+    let inner = inner.lock().unwrap();
+    let shown =
+        |m: &ModelInfo| ModelInfo { vram_used_mb: m.vram_used_mb.filter(|_| !inner.silent), ..m.clone() };
+    Json(inner.models.iter().map(shown).collect())
+}
+
+/// Takes the memory at once, as a real one does, and is loaded after `load_takes`.
+async fn load(State(inner): Shared, Json(request): Json<LoadRequest>) -> Response {
+    let takes = {
+        let mut inner = inner.lock().unwrap();
+        inner.loads.push(request.clone());
+        let there = inner.models.iter().any(|m| m.id == request.model_id);
+        if !there && inner.load_error.is_none() {
+            let devices = request.devices.clone().unwrap_or_else(|| vec![inner.emptiest()]);
+            let each = inner.model_mb / devices.len() as u64;
+            if let Some(&full) = devices.iter().find(|&&d| inner.free_mb(d) < each) {
+                let free = inner.free_mb(full);
+                let error = json!({"kind": "insufficient_vram", "model_id": request.model_id, "message": "no room",
+                                   "required_mb": each, "free_mb": free, "device": full});
+                return whole(507, &json!({"error": error}));
+            }
+            let begun = info_on(&request.model_id, inner.model_mb, &devices);
+            inner.models.push(ModelInfo { status: ModelStatus::Loading, ..begun });
+        }
+        inner.load_takes
+    };
+    tokio::time::sleep(takes).await;
+    let mut inner = inner.lock().unwrap();
+    if let Some((status, error)) = inner.load_error.clone() {
+        return whole(status, &error);
+    }
+    inner.models.iter_mut().filter(|m| m.id == request.model_id).for_each(|m| m.status = ModelStatus::Loaded);
+    whole(200, &json!({"status": "loaded"}))
+}
+
+async fn unload(State(inner): Shared, Json(request): Json<UnloadRequest>) -> Response {
+    let mut inner = inner.lock().unwrap();
+    let Some(at) = inner.models.iter().position(|m| m.id == request.model_id) else {
+        return whole(404, &json!({"error": format!("{} is not loaded", request.model_id)}));
+    };
+    inner.models.remove(at);
+    inner.unloads.push(request.model_id);
+    whole(200, &json!({"status": "unloaded"}))
+}
+
+async fn infer(State(inner): Shared, request: Request) -> Response {
+    let path = request.uri().path().to_owned();
+    let body = axum::body::to_bytes(request.into_body(), 64 << 20).await.unwrap();
+    let reply = {
+        let mut inner = inner.lock().unwrap();
+        let body: Value = serde_json::from_slice(&body).unwrap_or_default();
+        inner.asked.push((path, body));
+        inner
+            .replies
+            .pop_front()
+            .or_else(|| inner.always.clone())
+            .unwrap_or(Reply::Whole(500, json!({"error": {"message": "no reply was set"}})))
+    };
+    match reply {
+        Reply::Whole(status, body) => whole(status, &body),
+        Reply::Never => std::future::pending().await,
+        Reply::Head => {
+            let nothing = futures_util::stream::pending::<Result<Bytes, std::io::Error>>();
+            let response = Response::builder().header("content-type", "application/json");
+            response.body(Body::from_stream(nothing)).unwrap()
+        }
+        Reply::Pieces(pieces) => sse(pieces, false),
+        Reply::Broken(pieces) => sse(pieces, true),
+        Reply::Fed(receiver) => {
+            let pieces = futures_util::stream::unfold(receiver, |receiver| async move {
+                let piece = receiver.lock().await.recv().await?;
+                Some((Ok::<_, std::io::Error>(Bytes::from(piece)), receiver))
+            });
+            stream(Body::from_stream(pieces))
+        }
+    }
+}
+
+fn whole(status: u16, body: &Value) -> Response {
+    let response = Response::builder().status(status).header("content-type", "application/json");
+    response.body(Body::from(body.to_string())).unwrap()
+}
+
+fn sse(pieces: Vec<String>, breaks: bool) -> Response {
+    let end = breaks.then(|| Err(std::io::Error::other("broken on purpose")));
+    let pieces = pieces.into_iter().map(|p| Ok(Bytes::from(p))).chain(end);
+    // One at a time, so that each goes out by itself.
+    let paced = futures_util::stream::unfold(pieces, |mut pieces| async move {
+        let piece = pieces.next()?;
+        tokio::time::sleep(Duration::from_millis(5)).await;
+        Some((piece, pieces))
+    });
+    stream(Body::from_stream(paced))
+}
+
+fn stream(body: Body) -> Response {
+    Response::builder().header("content-type", "text/event-stream").body(body).unwrap()
+}
+
+/// Ends with the test's runtime.
+pub fn spawn(future: impl Future<Output = ()> + Send + 'static) -> tokio::task::JoinHandle<()> {
+    tokio::runtime::Handle::current().spawn(future)
+}

@@ -1,0 +1,74 @@
+//! The HTTP API. Requests are read, checked and turned into text here; computing is the device's.
+
+mod body;
+mod chat;
+mod completions;
+mod error;
+mod fields;
+mod generate;
+mod layers;
+mod lifecycle;
+mod meta;
+mod params;
+mod sse;
+mod stop;
+mod tokenize;
+mod tokens;
+
+use std::{net::SocketAddr, sync::Arc, time::Instant};
+
+use axum::{
+    Router, middleware,
+    routing::{get, post},
+};
+use neuron_protocol::Discovery;
+use sha2::{Digest, Sha256};
+
+use crate::registry::Registry;
+
+/// What every handler has.
+pub(crate) struct App {
+    pub(crate) registry: Arc<Registry>,
+    pub(crate) discovery: Discovery,
+    /// Where this daemon listens, as it tells others.
+    pub(crate) url: String,
+    pub(crate) started: Instant,
+    /// SHA-256 of the bearer token: equal lengths compare in equal time.
+    token: Option<[u8; 32]>,
+    tokenizing: tokens::Tokenizing,
+}
+
+impl App {
+    pub(crate) fn new(registry: Arc<Registry>, bound: SocketAddr) -> Arc<Self> {
+        let token = registry.config.token.as_deref().map(|token| Sha256::digest(token).into());
+        // Nobody can connect to "any address"; loopback means the host that was asked.
+        let ip = if bound.ip().is_unspecified() { [127, 0, 0, 1].into() } else { bound.ip() };
+        let url = format!("http://{}", SocketAddr::new(ip, bound.port()));
+        let discovery = meta::discover(&registry);
+        let (started, tokenizing) = (Instant::now(), tokens::Tokenizing::new());
+        Arc::new(Self { registry, discovery, url, started, token, tokenizing })
+    }
+}
+
+/// All routes. The chain, outermost first: an id for the request, so that even a refusal has one; the
+/// token; then the handler.
+pub(crate) fn router(app: Arc<App>) -> Router {
+    Router::new()
+        .route("/", get(meta::root))
+        .route("/version", get(meta::version))
+        .route("/discovery", get(meta::discovery))
+        .route("/health", get(meta::health))
+        .route("/models", get(meta::models))
+        .route("/models/load", post(lifecycle::load))
+        .route("/models/unload", post(lifecycle::unload))
+        .route("/models/{*path}", get(lifecycle::about))
+        .route("/tokenize", post(tokenize::tokenize))
+        .route("/v1/chat/completions", post(chat::chat))
+        .route("/v1/completions", post(completions::completions))
+        .route("/v1/embeddings", post(completions::embeddings))
+        .fallback(error::no_such_path)
+        .method_not_allowed_fallback(error::wrong_method)
+        .layer(middleware::from_fn_with_state(Arc::clone(&app), layers::authenticate))
+        .layer(middleware::from_fn(layers::name_request))
+        .with_state(app)
+}

@@ -1,0 +1,187 @@
+//! Everything that goes wrong, as HTTP: one place decides status, shape and headers.
+
+use axum::{
+    Json,
+    http::{HeaderValue, Method, StatusCode, Uri, header},
+    response::{IntoResponse, Response},
+};
+use neuron_protocol::{ApiError as Wire, ErrorBody, LoadError, LoadFailure as WireLoadFailure, Problem};
+
+use crate::{
+    device::{Failure, Unavailable},
+    registry::{LoadFailure, NotReady},
+};
+
+/// Seconds after which a refused request may be worth another try.
+const RETRY_SECS: u32 = 2;
+
+/// An error in OpenAI's shape.
+#[derive(Debug, Clone)]
+pub(super) struct ApiError {
+    pub(super) status: StatusCode,
+    pub(super) body: ErrorBody,
+}
+
+impl ApiError {
+    fn new(status: StatusCode, kind: &str, code: &str, message: String) -> Self {
+        let body =
+            ErrorBody { message, kind: kind.to_owned(), code: Some(code.to_owned()), ..ErrorBody::default() };
+        Self { status, body }
+    }
+
+    /// 400: the request itself is wrong; `param` names the field.
+    pub(super) fn invalid(param: &str, code: &str, message: impl Into<String>) -> Self {
+        let mut error = Self::new(StatusCode::BAD_REQUEST, "invalid_request_error", code, message.into());
+        error.body.param = (!param.is_empty()).then(|| param.to_owned());
+        error
+    }
+
+    pub(super) fn too_large(limit: usize) -> Self {
+        let message = format!("the body is longer than {} MiB", limit >> 20);
+        Self::new(StatusCode::PAYLOAD_TOO_LARGE, "invalid_request_error", "request_too_large", message)
+    }
+
+    pub(super) fn unauthorized() -> Self {
+        let message = "a valid bearer token is needed: Authorization: Bearer …".to_owned();
+        Self::new(StatusCode::UNAUTHORIZED, "invalid_request_error", "invalid_api_key", message)
+    }
+
+    /// 400: the prompt `has` (or "has at least") `prompt` tokens, where `max` fit.
+    pub(super) fn context_length(param: &str, has: &str, prompt: u64, max: u64) -> Self {
+        let message = format!(
+            "the prompt {has} {prompt} tokens; with room for an answer at most {} fit into the window of {max}",
+            max - 1
+        );
+        let mut error = Self::invalid(param, "context_length_exceeded", message);
+        (error.body.prompt_len, error.body.max) = (Some(prompt), Some(max));
+        error
+    }
+
+    pub(super) fn overloaded(message: &str) -> Self {
+        let status = StatusCode::SERVICE_UNAVAILABLE;
+        Self::new(status, "rate_limit_exceeded", "overloaded", message.to_owned())
+    }
+
+    pub(super) fn not_loaded(model: &str, nearest: &[String]) -> Self {
+        let hint = match nearest {
+            [] => "no model is loaded".to_owned(),
+            ids => format!("loaded are: {}", ids.join(", ")),
+        };
+        Self::no_model(format!("the model {model:?} is not loaded here; {hint}"))
+    }
+
+    fn no_model(message: String) -> Self {
+        let mut error = Self::new(StatusCode::NOT_FOUND, "invalid_request_error", "model_not_found", message);
+        error.body.param = Some("model".to_owned());
+        error
+    }
+
+    pub(super) fn not_ready(model: &str, why: NotReady) -> Self {
+        let status = StatusCode::SERVICE_UNAVAILABLE;
+        let wait = |code, what: &str| Self::new(status, "server_error", code, format!("{model} {what}"));
+        match why {
+            NotReady::Unknown(nearest) => Self::not_loaded(model, &nearest),
+            NotReady::Loading => wait("model_loading", "is being loaded"),
+            NotReady::Broken(fault) => {
+                wait("model_broken", &format!("broke down and has to be loaded again ({fault})"))
+            }
+        }
+    }
+
+    pub(super) fn failure(model: &str, failure: &Failure) -> Self {
+        match failure {
+            Failure::QueueTimeout => Self::overloaded(&failure.to_string()),
+            Failure::NotLoaded => Self::no_model(format!("{model} was unloaded before its turn came")),
+            Failure::Stalled => {
+                let status = StatusCode::REQUEST_TIMEOUT;
+                Self::new(status, "invalid_request_error", "client_stalled", failure.to_string())
+            }
+            Failure::Model(_) | Failure::Fault(_) => {
+                let status = StatusCode::INTERNAL_SERVER_ERROR;
+                Self::new(status, "server_error", "engine_error", failure.to_string())
+            }
+        }
+    }
+
+    /// The daemon is on its way out.
+    pub(super) fn stopping() -> Self {
+        let status = StatusCode::SERVICE_UNAVAILABLE;
+        Self::new(status, "server_error", "shutting_down", "the daemon is stopping".to_owned())
+    }
+
+    /// As it goes over the wire, also in the middle of a stream.
+    pub(super) fn to_wire(&self) -> Wire {
+        Wire { error: self.body.clone() }
+    }
+}
+
+impl From<Unavailable> for ApiError {
+    fn from(unavailable: Unavailable) -> Self {
+        match unavailable {
+            Unavailable::Busy => Self::overloaded(&unavailable.to_string()),
+            Unavailable::Gone => Self::stopping(),
+        }
+    }
+}
+
+impl IntoResponse for ApiError {
+    fn into_response(self) -> Response {
+        let mut response = (self.status, Json(self.to_wire())).into_response();
+        if self.status == StatusCode::UNAUTHORIZED {
+            let bearer = HeaderValue::from_static("Bearer");
+            response.headers_mut().insert(header::WWW_AUTHENTICATE, bearer);
+        }
+        with_retry_after(response)
+    }
+}
+
+/// An error of the lifecycle calls, which have shapes of their own.
+#[derive(Debug)]
+pub(super) enum LifecycleError {
+    Load(LoadFailure),
+    /// 404.
+    NotLoaded(String),
+    /// The body could not be read or is not what it should be.
+    Body(ApiError),
+}
+
+impl IntoResponse for LifecycleError {
+    fn into_response(self) -> Response {
+        let problem =
+            |status: StatusCode, error: String| (status, Json(Problem { error, code: None })).into_response();
+        let response = match self {
+            Self::NotLoaded(model) => problem(StatusCode::NOT_FOUND, format!("{model} is not loaded here")),
+            Self::Body(error) => problem(error.status, error.body.message),
+            Self::Load(LoadFailure::Request(text)) => problem(StatusCode::BAD_REQUEST, text),
+            Self::Load(LoadFailure::Engine(text)) => problem(StatusCode::INTERNAL_SERVER_ERROR, text),
+            Self::Load(LoadFailure::Preflight(error)) => {
+                let status = match *error {
+                    // Retryable once something else has gone, unlike everything else that preflight finds.
+                    LoadError::InsufficientVram { .. } => StatusCode::INSUFFICIENT_STORAGE,
+                    _ => StatusCode::UNPROCESSABLE_ENTITY,
+                };
+                (status, Json(WireLoadFailure::from(*error))).into_response()
+            }
+        };
+        with_retry_after(response)
+    }
+}
+
+/// Every answer after which the same request may succeed says when.
+fn with_retry_after(mut response: Response) -> Response {
+    let retryable = [StatusCode::SERVICE_UNAVAILABLE, StatusCode::INSUFFICIENT_STORAGE];
+    if retryable.contains(&response.status()) {
+        response.headers_mut().insert(header::RETRY_AFTER, RETRY_SECS.into());
+    }
+    response
+}
+
+pub(super) async fn no_such_path(uri: Uri) -> ApiError {
+    let message = format!("there is no {} here", uri.path());
+    ApiError::new(StatusCode::NOT_FOUND, "invalid_request_error", "not_found", message)
+}
+
+pub(super) async fn wrong_method(method: Method, uri: Uri) -> ApiError {
+    let message = format!("{} does not take {method}", uri.path());
+    ApiError::new(StatusCode::METHOD_NOT_ALLOWED, "invalid_request_error", "method_not_allowed", message)
+}

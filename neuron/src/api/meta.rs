@@ -1,0 +1,134 @@
+//! What the daemon is and how it fares.
+
+use std::sync::Arc;
+
+use axum::{Json, extract::State as Of};
+use neuron_protocol::{
+    Device, DeviceHealth, Discovery, Health, Limit, ModelInfo, ModelLoad, ModelStatus, Servable, Version,
+};
+use serde_json::{Value, json};
+
+use super::App;
+use crate::{
+    host,
+    registry::{Ready, Registry, State},
+};
+
+pub(super) async fn root() -> Json<Value> {
+    Json(json!({ "name": "neuron", "version": env!("CARGO_PKG_VERSION") }))
+}
+
+pub(super) async fn version() -> Json<Version> {
+    let sha = env!("NEURON_GIT_SHA");
+    Json(Version {
+        package_version: env!("CARGO_PKG_VERSION").to_owned(),
+        git_sha: sha.get(..9).unwrap_or(sha).to_owned(),
+        git_sha_long: (sha != "unknown").then(|| sha.to_owned()),
+        git_dirty: env!("NEURON_GIT_DIRTY") == "true",
+    })
+}
+
+pub(super) async fn discovery(Of(app): Of<Arc<App>>) -> Json<Discovery> {
+    Json(app.discovery.clone())
+}
+
+/// Asked once, at start: none of it changes.
+pub(super) fn discover(registry: &Registry) -> Discovery {
+    let (os, kernel) = host::system();
+    Discovery {
+        hostname: registry.config.name.clone(),
+        os,
+        kernel,
+        cuda_version: None,
+        driver_version: None,
+        devices: vec![Device {
+            index: 0,
+            name: host::cpu_name(),
+            vram_total_mb: registry.memory().total_mb,
+            compute_capability: String::new(),
+        }],
+        harnesses: vec!["candle".to_owned()],
+        cuda_unavailable_reason: Some(host::why_no_cuda().to_owned()),
+        max_prompt_tokens: registry.config.engine.max_context,
+    }
+}
+
+pub(super) async fn health(Of(app): Of<Arc<App>>) -> Json<Health> {
+    let memory = app.registry.memory();
+    let max_queued = app.registry.config.engine.max_queue_depth;
+    let models = app.registry.list().into_iter().filter_map(|(_, state)| match state {
+        State::Ready(ready) | State::Unloading(ready) => Some(load_of(&ready, max_queued)),
+        _ => None,
+    });
+    Json(Health {
+        uptime_secs: app.started.elapsed().as_secs(),
+        devices: vec![DeviceHealth {
+            index: 0,
+            vram_used_mb: memory.used_mb,
+            vram_free_mb: memory.free_mb,
+            ..DeviceHealth::default()
+        }],
+        activation: app.registry.activation(),
+        models: models.collect(),
+    })
+}
+
+fn load_of(ready: &Ready, max_queue_depth: u64) -> ModelLoad {
+    let (in_flight, queue_depth) = ready.stats.load();
+    let (rejected_queue_full, rejected_timeout) = ready.stats.rejected();
+    let (tok_s_prefill, tok_s_decode) = ready.stats.rates();
+    ModelLoad {
+        id: ready.id.clone(),
+        in_flight,
+        queue_depth,
+        max_in_flight: 1,
+        max_queue_depth,
+        rejected_queue_full,
+        rejected_timeout,
+        tok_s_prefill,
+        tok_s_decode,
+        ..ModelLoad::default()
+    }
+}
+
+pub(super) async fn models(Of(app): Of<Arc<App>>) -> Json<Vec<ModelInfo>> {
+    let models = app.registry.list().into_iter().filter_map(|(id, state)| {
+        Some(match state {
+            State::Loading => info(id, ModelStatus::Loading),
+            State::Ready(ready) => match ready.stats.fault() {
+                None => loaded(&ready),
+                Some(fault) => not_servable(info(id, ModelStatus::Unloaded), "fault", fault),
+            },
+            State::Unloading(ready) => not_servable(loaded(&ready), "unloading", "its last requests finish"),
+            State::Failed(_) | State::Gone => return None,
+        })
+    });
+    Json(models.collect())
+}
+
+fn info(id: String, status: ModelStatus) -> ModelInfo {
+    let harness = "candle".to_owned();
+    ModelInfo { id, harness, status, devices: vec![0], capabilities: capabilities(), ..ModelInfo::default() }
+}
+
+fn loaded(ready: &Ready) -> ModelInfo {
+    ModelInfo {
+        vram_used_mb: Some(ready.estimate.total_mb()),
+        limit: Some(Limit { context: ready.context, input: None, output: ready.context }),
+        // Calls and thoughts are given out as the text that they are in the answer, so neither is promised.
+        tool_call: false,
+        reasoning: false,
+        ..info(ready.id.clone(), ModelStatus::Loaded)
+    }
+}
+
+fn not_servable(mut model: ModelInfo, reason: &str, detail: &str) -> ModelInfo {
+    model.servable =
+        Some(Servable { ok: false, reason: Some(reason.to_owned()), detail: Some(detail.to_owned()) });
+    model
+}
+
+/// What every model here can do.
+pub(super) fn capabilities() -> Vec<String> {
+    vec!["text".to_owned()]
+}

@@ -1,0 +1,181 @@
+//! Configuration: TOML, parsed twice. [`raw`] mirrors the file, [`Config`] is what the rest of the daemon sees.
+
+mod raw;
+mod source;
+mod typo;
+
+use std::{
+    collections::BTreeMap,
+    net::{IpAddr, SocketAddr},
+    path::{Path, PathBuf},
+    time::Duration,
+};
+
+use neuron_protocol::model_id::ModelId;
+
+/// A source by this name exists without being configured.
+pub const HUGGINGFACE: &str = "huggingface";
+
+/// The daemon's configuration, valid in itself. Nothing downstream checks it again.
+#[derive(Debug, Clone)]
+pub struct Config {
+    pub listen: SocketAddr,
+    /// What the daemon calls itself; the host's name unless set.
+    pub name: String,
+    /// The bearer token that every request must carry; `None`: open to whoever can connect.
+    pub token: Option<String>,
+    /// Whoever can connect is let in, wherever it listens.
+    pub insecure_open: bool,
+    /// How long running requests may go on after the signal to stop.
+    pub drain: Duration,
+    /// Model ids that are loaded at start, in order.
+    pub preload: Vec<String>,
+    pub engine: Engine,
+    pub sources: BTreeMap<String, Source>,
+    /// The source of an id that names none; a key of [`Config::sources`].
+    pub default_source: String,
+}
+
+/// Limits of the inference engine.
+#[derive(Debug, Clone)]
+pub struct Engine {
+    /// Threads that compute; 0: all cores.
+    pub threads: usize,
+    /// Tokens of prompt and answer together; 0: what the model was made for.
+    pub max_context: u64,
+    /// Requests that may wait for one model; one more is refused with 503.
+    pub max_queue_depth: u64,
+    /// How long a request may wait before it is refused with 503.
+    pub queue_timeout: Duration,
+    /// MiB that models may take on the CPU device; 0: what the system has.
+    pub device_memory_mb: u64,
+    /// Tokens of an answer where the request sets no limit; 0: until the window is full.
+    pub default_max_tokens: u64,
+}
+
+/// Where models come from.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Source {
+    /// Base URL of a server that speaks the Hugging Face hub's API; `None`: the hub's own.
+    pub endpoint: Option<String>,
+    /// Bearer token for the endpoint. The one of the hub's own tools goes to the hub alone.
+    pub token: Option<String>,
+    /// In the hub's layout: `models--org--name/{refs,snapshots,blobs}`.
+    pub cache_dir: PathBuf,
+    /// Never touch the network.
+    pub offline: bool,
+    /// A download that brings no byte for this long has failed.
+    pub stall: Duration,
+}
+
+/// Why a configuration cannot be used. The text names the file, and the line and key where there are any.
+#[derive(Debug, thiserror::Error, PartialEq, Eq)]
+#[error("{0}")]
+pub struct ConfigError(String);
+
+/// Reads environment variables, so that tests need not change the process's own.
+pub type Env<'a> = &'a dyn Fn(&str) -> Option<String>;
+
+/// The process's environment.
+pub fn process_env(name: &str) -> Option<String> {
+    std::env::var(name).ok()
+}
+
+impl Config {
+    /// Reads and validates the file at `path`.
+    pub fn load(path: &Path, env: Env<'_>) -> Result<Self, ConfigError> {
+        let text = std::fs::read_to_string(path)
+            .map_err(|e| ConfigError(format!("{}: cannot be read: {e}", path.display())))?;
+        Self::parse(&text, &path.display().to_string(), env)
+    }
+
+    /// Validates `text`, which messages call `file`.
+    pub fn parse(text: &str, file: &str, env: Env<'_>) -> Result<Self, ConfigError> {
+        let raw: raw::File = toml::from_str(text).map_err(|e| ConfigError(typo::explain(file, text, &e)))?;
+        let at = |key: &str, problem: String| ConfigError(format!("{file}: {key}: {problem}"));
+
+        let listen = raw.neuron.listen.parse().map_err(|_| {
+            let got = &raw.neuron.listen;
+            at("neuron.listen", format!("{got:?} is not an address; expected one like \"127.0.0.1:13131\""))
+        })?;
+        let token = match &raw.neuron.token_env {
+            None => None,
+            Some(variable) => Some(secret(variable, env).map_err(|e| at("neuron.token_env", e))?),
+        };
+        let guarded = token.is_some() || raw.neuron.insecure_open;
+        check_door(listen, guarded).map_err(|e| at("neuron.listen", e))?;
+        for id in &raw.neuron.preload {
+            ModelId::parse(id).map_err(|e| at("neuron.preload", format!("{id:?} is not a model id: {e}")))?;
+        }
+        let mut sources = BTreeMap::new();
+        for (name, source) in &raw.sources {
+            let key = format!("sources.{name}");
+            sources.insert(name.clone(), source::build(name, source, env).map_err(|e| at(&key, e))?);
+        }
+        if !sources.contains_key(HUGGINGFACE) {
+            let source = source::build(HUGGINGFACE, &raw::Source::default(), env);
+            sources.insert(HUGGINGFACE.to_owned(), source.map_err(|e| at("sources.huggingface", e))?);
+        }
+        if !sources.contains_key(&raw.default_source) {
+            let known = sources.keys().cloned().collect::<Vec<_>>().join(", ");
+            let got = &raw.default_source;
+            return Err(at("default_source", format!("{got:?} is no source; there are {known}")));
+        }
+        Ok(Self {
+            listen,
+            name: raw.neuron.name.unwrap_or_else(crate::host::hostname),
+            token,
+            insecure_open: raw.neuron.insecure_open,
+            drain: Duration::from_secs(raw.neuron.drain_secs),
+            preload: raw.neuron.preload,
+            engine: Engine {
+                threads: raw.engine.threads,
+                max_context: raw.engine.max_context,
+                max_queue_depth: raw.engine.max_queue_depth,
+                queue_timeout: Duration::from_secs(raw.engine.queue_timeout_secs),
+                device_memory_mb: raw.engine.device_memory_mb,
+                default_max_tokens: raw.engine.default_max_tokens,
+            },
+            sources,
+            default_source: raw.default_source,
+        })
+    }
+}
+
+impl Config {
+    /// The same on another address, under the same rule for open doors.
+    pub fn listening_on(self, listen: SocketAddr) -> Result<Self, ConfigError> {
+        let guarded = self.token.is_some() || self.insecure_open;
+        check_door(listen, guarded).map_err(|e| ConfigError(format!("--listen: {e}")))?;
+        Ok(Self { listen, ..self })
+    }
+}
+
+fn check_door(listen: SocketAddr, guarded: bool) -> Result<(), String> {
+    if guarded || is_sheltered(listen) {
+        return Ok(());
+    }
+    Err(format!(
+        "{listen} can be reached from beyond this host's private networks; set token_env, \
+         or insecure_open = true where something else guards the port"
+    ))
+}
+
+fn secret(variable: &str, env: Env<'_>) -> Result<String, String> {
+    match env(variable) {
+        Some(token) if !token.trim().is_empty() => Ok(token.trim().to_owned()),
+        Some(_) => Err(format!("the environment variable {variable} is set but empty")),
+        None => Err(format!("the environment variable {variable} is not set")),
+    }
+}
+
+/// Loopback, RFC 1918, link-local and unique local addresses: not reachable from the internet.
+fn is_sheltered(listen: SocketAddr) -> bool {
+    match listen.ip() {
+        IpAddr::V4(ip) => ip.is_loopback() || ip.is_private() || ip.is_link_local(),
+        IpAddr::V6(ip) => ip.is_loopback() || ip.is_unique_local() || ip.is_unicast_link_local(),
+    }
+}
+
+#[cfg(test)]
+mod tests;

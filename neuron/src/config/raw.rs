@@ -1,0 +1,80 @@
+//! The configuration file as it is written. An unknown key is an error.
+
+use std::{collections::BTreeMap, path::PathBuf};
+
+use serde::Deserialize;
+
+#[derive(Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(super) struct File {
+    #[serde(default = "huggingface")]
+    pub(super) default_source: String,
+    #[serde(default)]
+    pub(super) neuron: Neuron,
+    #[serde(default)]
+    pub(super) engine: Engine,
+    #[serde(default)]
+    pub(super) sources: BTreeMap<String, Source>,
+}
+
+fn huggingface() -> String {
+    super::HUGGINGFACE.to_owned()
+}
+
+#[derive(Debug, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub(super) struct Neuron {
+    pub(super) listen: String,
+    pub(super) name: Option<String>,
+    pub(super) token_env: Option<String>,
+    pub(super) insecure_open: bool,
+    pub(super) drain_secs: u64,
+    pub(super) preload: Vec<String>,
+}
+
+impl Default for Neuron {
+    fn default() -> Self {
+        Self {
+            listen: "127.0.0.1:13131".to_owned(),
+            name: None,
+            token_env: None,
+            insecure_open: false,
+            drain_secs: 30,
+            preload: Vec::new(),
+        }
+    }
+}
+
+#[derive(Debug, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub(super) struct Engine {
+    pub(super) threads: usize,
+    pub(super) max_context: u64,
+    pub(super) max_queue_depth: u64,
+    pub(super) queue_timeout_secs: u64,
+    pub(super) device_memory_mb: u64,
+    pub(super) default_max_tokens: u64,
+}
+
+impl Default for Engine {
+    fn default() -> Self {
+        Self {
+            threads: 0,
+            max_context: 0,
+            max_queue_depth: 32,
+            queue_timeout_secs: 120,
+            device_memory_mb: 0,
+            default_max_tokens: 0,
+        }
+    }
+}
+
+#[derive(Debug, Default, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub(super) struct Source {
+    pub(super) endpoint: Option<String>,
+    pub(super) auth_env: Option<String>,
+    pub(super) cache_dir: Option<PathBuf>,
+    pub(super) offline: Option<bool>,
+    pub(super) stall_secs: Option<u64>,
+}

@@ -1,0 +1,163 @@
+//! What is known of a loaded model from outside the thread: counts and rates, without a lock.
+
+use std::{
+    sync::{
+        Arc, OnceLock,
+        atomic::{AtomicU64, Ordering::Relaxed},
+    },
+    time::Duration,
+};
+
+/// Weight of the newest request in the moving averages of the rates.
+const NEWEST: f64 = 0.3;
+/// Fewer tokens than this say nothing about a rate.
+const FEWEST: usize = 4;
+
+/// Counts and rates of one model.
+#[derive(Debug, Default)]
+pub(crate) struct Stats {
+    in_flight: AtomicU64,
+    queued: AtomicU64,
+    rejected_full: AtomicU64,
+    rejected_timeout: AtomicU64,
+    /// Tokens per second, bits of an f64; 0: nothing measured yet.
+    prefill: AtomicU64,
+    decode: AtomicU64,
+    /// Set when the engine broke down in this model.
+    fault: OnceLock<String>,
+}
+
+impl Stats {
+    /// A place in the queue, unless `max_queued` others wait. A model at rest always has one.
+    pub(crate) fn admit(self: &Arc<Self>, max_queued: u64) -> Option<Seat> {
+        let room = max_queued + u64::from(self.in_flight.load(Relaxed) == 0);
+        let admitted = self.queued.fetch_update(Relaxed, Relaxed, |n| (n < room).then_some(n + 1));
+        if admitted.is_err() {
+            self.rejected_full.fetch_add(1, Relaxed);
+            return None;
+        }
+        Some(Seat { stats: Arc::clone(self), held: Held::Waiting })
+    }
+
+    pub(crate) fn count_timeout(&self) {
+        self.rejected_timeout.fetch_add(1, Relaxed);
+    }
+
+    pub(crate) fn record_prefill(&self, tokens: usize, time: Duration) {
+        record(&self.prefill, tokens, time);
+    }
+
+    pub(crate) fn record_decode(&self, tokens: usize, time: Duration) {
+        record(&self.decode, tokens, time);
+    }
+
+    /// The first fault stays.
+    pub(crate) fn set_fault(&self, what: String) {
+        self.fault.set(what).ok();
+    }
+
+    pub(crate) fn fault(&self) -> Option<&str> {
+        self.fault.get().map(String::as_str)
+    }
+
+    /// Requests that generate, and that wait.
+    pub(crate) fn load(&self) -> (u64, u64) {
+        (self.in_flight.load(Relaxed), self.queued.load(Relaxed))
+    }
+
+    /// Requests refused because the queue was full, and because they waited too long.
+    pub(crate) fn rejected(&self) -> (u64, u64) {
+        (self.rejected_full.load(Relaxed), self.rejected_timeout.load(Relaxed))
+    }
+
+    /// Tokens per second: prefill, decode.
+    pub(crate) fn rates(&self) -> (f64, f64) {
+        let rate = |bits: &AtomicU64| f64::from_bits(bits.load(Relaxed));
+        (rate(&self.prefill), rate(&self.decode))
+    }
+}
+
+/// Only the device's thread writes, so reading and writing need not be one.
+fn record(average: &AtomicU64, tokens: usize, time: Duration) {
+    if tokens < FEWEST || time.is_zero() {
+        return;
+    }
+    #[expect(clippy::cast_precision_loss, reason = "token counts stay far below 2^53")]
+    let rate = tokens as f64 / time.as_secs_f64();
+    let before = f64::from_bits(average.load(Relaxed));
+    let after = if before == 0.0 { rate } else { before + NEWEST * (rate - before) };
+    average.store(after.to_bits(), Relaxed);
+}
+
+/// A request's place with a model, waiting or generating; given back on drop, whatever happened.
+#[derive(Debug)]
+pub(crate) struct Seat {
+    stats: Arc<Stats>,
+    held: Held,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Held {
+    Waiting,
+    Generating,
+    Nothing,
+}
+
+impl Seat {
+    /// From waiting to generating.
+    pub(crate) fn take(&mut self) {
+        if self.held == Held::Waiting {
+            self.held = Held::Generating;
+            // In this order a model is never seen at rest in between.
+            self.stats.in_flight.fetch_add(1, Relaxed);
+            self.stats.queued.fetch_sub(1, Relaxed);
+        }
+    }
+
+    /// Before the client hears of the end, so that no figure is behind what it knows.
+    pub(crate) fn give_back(&mut self) {
+        match std::mem::replace(&mut self.held, Held::Nothing) {
+            Held::Waiting => self.stats.queued.fetch_sub(1, Relaxed),
+            Held::Generating => self.stats.in_flight.fetch_sub(1, Relaxed),
+            Held::Nothing => 0,
+        };
+    }
+
+    pub(crate) fn stats(&self) -> &Stats {
+        &self.stats
+    }
+}
+
+impl Drop for Seat {
+    fn drop(&mut self) {
+        self.give_back();
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn one_runs_and_as_many_as_allowed_wait() {
+        let stats = Arc::new(Stats::default());
+        let mut first = stats.admit(1).unwrap();
+        first.take();
+        let second = stats.admit(1).unwrap();
+        assert!(stats.admit(1).is_none());
+        assert_eq!((stats.load(), stats.rejected().0), ((1, 1), 1));
+        drop((first, second));
+        assert_eq!(stats.load(), (0, 0));
+        assert!(stats.admit(0).is_some(), "a queue of length 0 still lets one run");
+    }
+
+    #[test]
+    fn rates_move_towards_the_newest() {
+        let stats = Stats::default();
+        stats.record_decode(100, Duration::from_secs(1));
+        stats.record_decode(200, Duration::from_secs(1));
+        stats.record_decode(1, Duration::from_secs(1));
+        assert!((stats.rates().1 - 130.0).abs() < 1e-9);
+        assert!(stats.rates().0 == 0.0);
+    }
+}

@@ -1,0 +1,23 @@
+//! neuron: the daemon on each machine that runs models, in process, on candle.
+//!
+//! Reading order: [`server`] puts the parts together; [`api`] is the HTTP side; [`registry`] knows which
+//! models there are; [`sources`] and [`preflight`] get and check a file; [`device`] is the thread that
+//! owns a device, and [`engine`] what runs on it; [`text`] with [`tokenizer`] and [`template`] is the
+//! text side of a model. What is absent: no locks around a forward, no call from HTTP into a model, and
+//! no tensor outside its device's thread.
+
+mod api;
+pub mod cli;
+pub mod config;
+pub mod device;
+pub mod engine;
+pub mod gguf;
+mod host;
+mod memory;
+pub mod preflight;
+mod registry;
+pub mod server;
+pub mod sources;
+pub mod template;
+pub mod text;
+pub mod tokenizer;

@@ -1,0 +1,129 @@
+//! Loading and unloading. Both go on when the client that asked leaves: they run in tasks of the
+//! registry's own, and whoever asks waits for them.
+
+use std::sync::Arc;
+
+use neuron_protocol::{LoadError, LoadRequest, model_id::ModelId};
+
+use super::{Entry, LoadFailure, Ready, Registry, State};
+use crate::{
+    device::Stats,
+    preflight::{self, Checked},
+    sources,
+};
+
+impl Registry {
+    /// Loads a model, or waits for the load that is under way; `Ok` once it is resident.
+    pub(crate) async fn load(self: &Arc<Self>, request: LoadRequest) -> Result<(), LoadFailure> {
+        check_request(&request)?;
+        let canonical = self.canonical(&request.model_id)?;
+        if let Some(tp_size) = request.tensor_parallel.filter(|size| *size > 1) {
+            return Err(LoadFailure::from(LoadError::TpRequiresSafetensors {
+                gguf_quants: sources::quants(&self.config, &request.model_id).await?,
+                model_id: request.model_id,
+                tp_size,
+                suggestion: "load it without tensor_parallel".to_owned(),
+            }));
+        }
+        loop {
+            let entry = self.entry_or_load(&canonical, &request);
+            match entry.settled().await {
+                State::Ready(ready) if ready.stats.fault().is_none() => {
+                    return check_quant(&ready, request.quant.as_deref());
+                }
+                State::Failed(failure) => return Err(failure),
+                // Broken or gone: out of the way, then anew.
+                State::Ready(_) => self.forget(&canonical, &entry),
+                State::Loading | State::Unloading(_) | State::Gone => {}
+            }
+        }
+    }
+
+    fn entry_or_load(self: &Arc<Self>, canonical: &str, request: &LoadRequest) -> Arc<Entry> {
+        let mut entries = self.entries();
+        if let Some(entry) = entries.get(canonical) {
+            return Arc::clone(entry);
+        }
+        let repo = ModelId::parse(&request.model_id).map_or("", |id| id.repo).to_owned();
+        let entry = Arc::new(Entry::new(request.model_id.clone(), repo));
+        entries.insert(canonical.to_owned(), Arc::clone(&entry));
+        let (registry, canonical, request) = (Arc::clone(self), canonical.to_owned(), request.clone());
+        let job_entry = Arc::clone(&entry);
+        self.tasks.spawn(async move {
+            if let Err(failure) = registry.load_now(&request, &job_entry).await {
+                tracing::warn!(model = %request.model_id, %failure, "the model could not be loaded");
+                registry.forget(&canonical, &job_entry);
+                job_entry.set(State::Failed(failure));
+            }
+        });
+        entry
+    }
+
+    /// Leaves the entry ready, or says why not.
+    async fn load_now(&self, request: &LoadRequest, entry: &Entry) -> Result<(), LoadFailure> {
+        let started = std::time::Instant::now();
+        let id = request.model_id.clone();
+        let resolved = sources::resolve(&self.config, &id, request.quant.as_deref()).await?;
+        let max_context = self.config.engine.max_context;
+        let file = resolved.file();
+        let (checked_id, path) = (id.clone(), resolved.path.clone());
+        let checked = tokio::task::spawn_blocking(move || preflight::check(&checked_id, &path, max_context));
+        let checked = checked.await.map_err(|e| LoadFailure::Engine(e.to_string()))??;
+
+        let _turn = self.load_turn.lock().await;
+        let (context, estimate) = preflight::fit(&id, &checked, max_context, self.memory().free_mb)?;
+        let Checked { header, shape, text, .. } = checked;
+        let (key, stats) = (self.device.new_key(), Arc::new(Stats::default()));
+        let load = self.device.load(key, resolved.path, header, shape, context, Arc::clone(&stats));
+        load.await.map_err(|e| LoadFailure::Engine(e.to_string()))?;
+        let seconds = started.elapsed().as_secs_f64();
+        tracing::info!(model = %id, seconds, context, memory_mb = estimate.total_mb(), "the model is loaded");
+        let end = text.tokenizer.end_ids().into();
+        // While the turn is held: whoever has it next must see this model's memory as taken.
+        entry.set(State::Ready(Arc::new(Ready { id, file, key, text, context, estimate, stats, end })));
+        Ok(())
+    }
+
+    /// `Ok(true)` once the model's last request has ended and its memory is back; `Ok(false)`: it is not loaded.
+    pub(crate) async fn unload(self: &Arc<Self>, id: &str) -> Result<bool, LoadFailure> {
+        let Some((canonical, entry)) = self.find(id) else { return Ok(false) };
+        let ready = loop {
+            let State::Ready(ready) = entry.settled().await else { return Ok(false) };
+            if entry.start_unloading() {
+                break ready;
+            }
+        };
+        let registry = Arc::clone(self);
+        let unloading = self.tasks.spawn(async move {
+            let unloaded = registry.device.unload(ready.key).await;
+            registry.forget(&canonical, &entry);
+            entry.set(State::Gone);
+            tracing::info!(model = %ready.id, "the model is unloaded");
+            unloaded
+        });
+        let unloaded = unloading.await.map_err(|e| LoadFailure::Engine(e.to_string()))?;
+        unloaded.map(|()| true).map_err(|e| LoadFailure::Engine(e.to_string()))
+    }
+}
+
+/// What is resident has to be what was asked for.
+fn check_quant(ready: &Ready, wanted: Option<&str>) -> Result<(), LoadFailure> {
+    let other = wanted.filter(|quant| !quant.is_empty() && !sources::is_quant(&ready.file, quant));
+    other.map_or(Ok(()), |wanted| {
+        let (id, have) = (&ready.id, sources::quant_of(&ready.file));
+        let text = format!("{id} is loaded as {have}; unload it before it is loaded as {wanted}");
+        Err(LoadFailure::Request(text))
+    })
+}
+
+fn check_request(request: &LoadRequest) -> Result<(), LoadFailure> {
+    if request.harness != "candle" {
+        let text = format!("there is no harness {:?} here; the only one is \"candle\"", request.harness);
+        return Err(LoadFailure::Request(text));
+    }
+    if let Some(missing) = request.devices.iter().flatten().find(|device| **device != 0) {
+        let text = format!("there is no device {missing} here; the only one is 0");
+        return Err(LoadFailure::Request(text));
+    }
+    Ok(())
+}

@@ -1,0 +1,89 @@
+//! The daemon as a whole: built, serving, drained.
+
+use std::{future::IntoFuture, net::SocketAddr, sync::Arc, time::Duration};
+
+use tokio::{net::TcpListener, sync::watch, task::JoinSet};
+
+use crate::{
+    api::{self, App},
+    config::Config,
+    device::DeviceHandle,
+    engine::CandleBackend,
+    registry::Registry,
+};
+
+/// What is left to connections after their sequences have been ended.
+const LAST_WORDS: Duration = Duration::from_secs(1);
+
+/// What is left to the device's thread then: a step of a large model, but not a load.
+const LAST_STEP: Duration = Duration::from_secs(3);
+
+/// A daemon that serves.
+pub struct Server {
+    address: SocketAddr,
+    registry: Arc<Registry>,
+    drain: Duration,
+    stopping: watch::Sender<bool>,
+    serving: JoinSet<std::io::Result<()>>,
+}
+
+impl Server {
+    /// Starts the device's thread, listens, begins to preload, and serves.
+    pub async fn start(config: Config) -> std::io::Result<Self> {
+        let config = Arc::new(config);
+        let listener = TcpListener::bind(config.listen).await?;
+        let address = listener.local_addr()?;
+        let device = DeviceHandle::start("cpu-dev-0", CandleBackend)?;
+        let registry = Registry::new(Arc::clone(&config), device);
+        registry.preload();
+
+        let router = api::router(App::new(Arc::clone(&registry), address));
+        let (stopping, mut stopped) = watch::channel(false);
+        let mut serving = JoinSet::new();
+        let serve = axum::serve(listener, router).with_graceful_shutdown(async move {
+            // An error means that the server was dropped, which is a stop too.
+            stopped.wait_for(|stop| *stop).await.ok();
+        });
+        serving.spawn(serve.into_future());
+        Ok(Self { address, registry, drain: config.drain, stopping, serving })
+    }
+
+    /// Where it listens; the port is the real one.
+    pub fn address(&self) -> SocketAddr {
+        self.address
+    }
+
+    /// Takes no more connections, lets running requests finish until the deadline, ends the rest, and
+    /// returns when the device's thread is gone, at most a few seconds after the deadline.
+    pub async fn stop(mut self) {
+        self.stopping.send_replace(true);
+        if tokio::time::timeout(self.drain, self.serving.join_next()).await.is_err() {
+            tracing::warn!("requests still run at the deadline; they are ended");
+        }
+        self.registry.device.stop(LAST_STEP).await;
+        // Streams that were ended send their error event.
+        tokio::time::timeout(LAST_WORDS, self.serving.join_next()).await.ok();
+        self.serving.shutdown().await;
+        tokio::time::timeout(LAST_WORDS, self.registry.close()).await.ok();
+    }
+}
+
+/// Makes candle compute on `threads` threads; 0: on all cores. It asks the environment, once and for good,
+/// and the environment of a running process cannot be changed safely: so the process starts itself anew
+/// under the same number, with the variables set. Call it before anything else runs.
+pub fn use_threads(threads: usize) -> std::io::Result<()> {
+    const VARIABLES: [&str; 2] = ["CANDLE_NUM_THREADS", "RAYON_NUM_THREADS"];
+    let wanted = threads.to_string();
+    let is_set = |name: &&str| std::env::var(name).is_ok_and(|value| value == wanted);
+    if threads == 0 || VARIABLES.iter().all(is_set) {
+        return Ok(());
+    }
+    use std::os::unix::process::CommandExt;
+    let mut arguments = std::env::args_os();
+    let program = arguments.next();
+    let mut again = std::process::Command::new(std::env::current_exe()?);
+    if let Some(program) = program {
+        again.arg0(program);
+    }
+    Err(again.args(arguments).envs(VARIABLES.map(|name| (name, &wanted))).exec())
+}

@@ -1,0 +1,126 @@
+//! Which of a repository's files to load.
+
+use neuron_protocol::LoadError;
+
+/// The order in which quants are taken where the request names none.
+const PREFERRED: [&str; 4] = ["q4_k_m", "q8_0", "q4_1", "q4_0"];
+
+pub(super) fn is_gguf(file: &str) -> bool {
+    file.len() > 5 && file.to_ascii_lowercase().ends_with(".gguf")
+}
+
+/// The GGUF file among `files` that has `quant` in its name; without one, the only or the preferred.
+pub(super) fn file<'f>(id: &str, files: &'f [String], quant: Option<&str>) -> Result<&'f str, LoadError> {
+    let mut ggufs: Vec<&str> = files.iter().map(String::as_str).filter(|file| is_gguf(file)).collect();
+    ggufs.sort_unstable();
+    // A model cut into several files cannot be loaded; with a whole one beside it, that is meant.
+    let parts: Vec<String> = ggufs.extract_if(.., |file| is_part(file)).map(|part| part.to_owned()).collect();
+    if ggufs.is_empty() && !parts.is_empty() {
+        return Err(LoadError::SplitWeights { model_id: id.to_owned(), parts });
+    }
+    let first = *ggufs.first().ok_or_else(|| LoadError::EmptyRepo { model_id: id.to_owned() })?;
+    let having = |quant: &str| ggufs.iter().copied().find(|file| names_quant(file, quant));
+    match quant.filter(|quant| !quant.is_empty()) {
+        Some(quant) => having(quant).ok_or_else(|| {
+            let available: Vec<String> = ggufs.iter().map(|file| quant_of(file).to_owned()).collect();
+            LoadError::QuantNotFound {
+                model_id: id.to_owned(),
+                requested: quant.to_owned(),
+                nearest: nearest(quant, &available),
+                available,
+            }
+        }),
+        None => Ok(PREFERRED.iter().find_map(|quant| having(quant)).unwrap_or(first)),
+    }
+}
+
+/// The quants among `files`, each once.
+pub(super) fn quants(files: &[String]) -> Vec<String> {
+    let ggufs = files.iter().filter(|file| is_gguf(file));
+    let mut quants: Vec<String> = ggufs.map(|file| quant_of(file).to_owned()).collect();
+    quants.sort_unstable();
+    quants.dedup();
+    quants
+}
+
+/// `model-00001-of-00003.gguf`.
+fn is_part(file: &str) -> bool {
+    whole_stem(file).is_some()
+}
+
+/// `model`, of `model-00001-of-00003.gguf`.
+fn whole_stem(file: &str) -> Option<&str> {
+    let digits = |text: &str| !text.is_empty() && text.chars().all(|c| c.is_ascii_digit());
+    let (stem, count) = stem(file).rsplit_once("-of-")?;
+    let (stem, number) = stem.rsplit_once('-')?;
+    (digits(number) && digits(count)).then_some(stem)
+}
+
+fn stem(file: &str) -> &str {
+    file.rsplit_once('.').map_or(file, |(stem, _)| stem)
+}
+
+/// As a word of the name, so that Q4_K does not match Q4_K_M nor Q4_1 match IQ4_1.
+pub(super) fn names_quant(file: &str, quant: &str) -> bool {
+    let (file, quant) = (file.to_ascii_lowercase(), quant.to_ascii_lowercase());
+    let is_word = |c: Option<char>| c.is_some_and(|c| c.is_ascii_alphanumeric() || c == '_');
+    file.match_indices(&quant).any(|(at, found)| {
+        !is_word(file[..at].chars().next_back()) && !is_word(file[at + found.len()..].chars().next())
+    })
+}
+
+/// The word of the name that a quant usually is: the last before `.gguf`.
+pub(super) fn quant_of(file: &str) -> &str {
+    let stem = whole_stem(file).unwrap_or_else(|| stem(file));
+    stem.rsplit(['.', '-', '/']).next().unwrap_or(stem)
+}
+
+fn nearest(quant: &str, available: &[String]) -> Option<String> {
+    let score = |name: &String| strsim::jaro_winkler(&quant.to_ascii_lowercase(), &name.to_ascii_lowercase());
+    available.iter().max_by(|a, b| score(a).total_cmp(&score(b))).cloned()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn check(files: &[&str], quant: Option<&str>, expected: Result<&str, Option<&str>>) {
+        let files: Vec<String> = files.iter().map(|f| (*f).to_owned()).collect();
+        let got = file("o/m", &files, quant).map_err(|error| match error {
+            LoadError::QuantNotFound { nearest, .. } => nearest,
+            _ => None,
+        });
+        assert_eq!(got, expected.map_err(|n| n.map(str::to_owned)), "{files:?} {quant:?}");
+    }
+
+    #[test]
+    fn the_quant_is_a_word_of_the_name_in_any_case() {
+        let files = ["m.IQ4_1.gguf", "m.Q4_1.gguf", "m.Q4_K_M.gguf", "m-Q4_K.gguf", "README.md"];
+        check(&files, Some("q4_1"), Ok("m.Q4_1.gguf"));
+        check(&files, Some("Q4_K"), Ok("m-Q4_K.gguf"));
+        check(&files, Some("Q4_K_M"), Ok("m.Q4_K_M.gguf"));
+        check(&files, Some("Q4_K_S"), Err(Some("Q4_K_M")));
+    }
+
+    #[test]
+    fn without_a_quant_the_preferred_or_the_first_is_taken() {
+        check(&["b.Q8_0.gguf", "a.Q4_K_M.gguf", "a.F16.gguf"], None, Ok("a.Q4_K_M.gguf"));
+        check(&["m.Q4_0.gguf", "m.Q4_1.gguf"], None, Ok("m.Q4_1.gguf"));
+        check(&["z.F16.gguf", "a.BF16.gguf"], None, Ok("a.BF16.gguf"));
+        check(&["only.gguf"], None, Ok("only.gguf"));
+        check(&["m-00001-of-00002.gguf", "m-Q2_K.gguf"], None, Ok("m-Q2_K.gguf"));
+        check(&["model.safetensors"], None, Err(None));
+    }
+
+    #[test]
+    fn a_model_in_parts_only_is_refused_by_name() {
+        let files = ["b/m-Q4_K_M-00002-of-00002.gguf", "b/m-Q4_K_M-00001-of-00002.gguf"].map(str::to_owned);
+        let [second, first] = files.clone();
+        let expected = LoadError::SplitWeights { model_id: "o/m".into(), parts: vec![first, second] };
+        for quant in [None, Some("Q4_K_M"), Some("Q8_0")] {
+            assert_eq!(file("o/m", &files, quant), Err(expected.clone()));
+        }
+        assert_eq!(quants(&files), ["Q4_K_M"]);
+        check(&["out-of-8.gguf"], None, Ok("out-of-8.gguf"));
+    }
+}

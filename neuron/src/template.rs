@@ -1,0 +1,131 @@
+//! Chat templates: a model's own Jinja, run as the Python library runs it.
+
+mod python;
+mod time;
+
+use minijinja::{Environment, UndefinedBehavior, Value, context, syntax::SyntaxConfig, value::Serde};
+use serde_json::{Map, Value as Json};
+
+use crate::{
+    gguf::{GgufError, Header},
+    tokenizer::{Guard, Marked, Tokenizer},
+};
+
+/// Steps of one rendering; past it the template is taken for one that loops.
+const FUEL: u64 = 50_000_000;
+
+/// A model's chat template.
+pub struct ChatTemplate {
+    env: Environment<'static>,
+    bos: String,
+    eos: String,
+    guard: Guard,
+}
+
+/// The names of the two templates that a model may have.
+const CHAT: &str = "chat";
+const TOOL_USE: &str = "tool_use";
+
+/// Why there is no prompt: the template's own words where it raised, else what is wrong with it.
+#[derive(Debug, thiserror::Error)]
+#[error("{0}")]
+pub struct TemplateError(pub String);
+
+/// What a prompt is made of.
+#[derive(Debug, Clone, Default)]
+pub struct Conversation {
+    /// OpenAI's messages, each an object.
+    pub messages: Vec<Map<String, Json>>,
+    /// OpenAI's tools; empty: none.
+    pub tools: Vec<Json>,
+    /// Further variables of the template.
+    pub arguments: Map<String, Json>,
+}
+
+impl ChatTemplate {
+    /// The header's templates: its default, and the one for conversations with tools where it has one.
+    /// `None`: it has no template.
+    pub fn from_header(header: &Header, tokenizer: &Tokenizer) -> Result<Option<Self>, GgufError> {
+        let Some(source) = header.optional_text("tokenizer.chat_template")? else { return Ok(None) };
+        let tool_use = header.optional_text("tokenizer.chat_template.tool_use")?;
+        let (bos, eos) = (tokenizer.bos_text(), tokenizer.eos_text());
+        let template = Self::new(source, tool_use, bos, eos, tokenizer.guard());
+        template
+            .map(Some)
+            .map_err(|e| GgufError::Inconsistent(format!("its chat template does not parse: {e}")))
+    }
+
+    /// `bos` and `eos`: the spellings of the start and end tokens, which templates ask for.
+    pub fn new(
+        source: &str,
+        tool_use: Option<&str>,
+        bos: &str,
+        eos: &str,
+        guard: Guard,
+    ) -> Result<Self, TemplateError> {
+        let mut env = Environment::new();
+        let syntax = SyntaxConfig::builder().trim_blocks(true).lstrip_blocks(true).build();
+        env.set_syntax(syntax.map_err(|e| TemplateError(e.to_string()))?);
+        env.set_undefined_behavior(UndefinedBehavior::Lenient);
+        env.set_fuel(Some(FUEL));
+        env.set_unknown_method_callback(minijinja_contrib::pycompat::unknown_method_callback);
+        env.add_function("raise_exception", python::raise_exception);
+        env.add_function("strftime_now", time::strftime_now);
+        env.add_filter("tojson", python::tojson);
+        for (name, source) in [(CHAT, Some(source)), (TOOL_USE, tool_use)] {
+            let Some(source) = source else { continue };
+            env.add_template_owned(name, python::adapt(source)).map_err(|e| TemplateError(explain(&e)))?;
+        }
+        Ok(Self { env, bos: bos.to_owned(), eos: eos.to_owned(), guard })
+    }
+
+    /// The prompt, ready for the assistant to go on; marked, so it is for [`Tokenizer::encode_guarded`].
+    pub fn render(&self, conversation: &Conversation) -> Result<String, TemplateError> {
+        let message = |message| python::message(message, &self.guard);
+        let messages: Vec<Value> = conversation.messages.iter().map(message).collect::<Result<_, _>>()?;
+        let (mut tools, mut arguments) = (conversation.tools.clone(), conversation.arguments.clone());
+        tools.iter_mut().try_for_each(|tool| self.guard.mark(tool))?;
+        self.guard.mark_map(&mut arguments)?;
+        let tools = match tools.as_slice() {
+            // Templates ask `if tools`, some `if tools is not none`: none is what both take for no.
+            [] => Value::from(()),
+            tools => Value::from(Serde(tools)),
+        };
+        let tool_use = self.env.get_template(TOOL_USE).ok().filter(|_| !conversation.tools.is_empty());
+        let template = tool_use.map_or_else(|| self.env.get_template(CHAT), Ok);
+        let template = template.map_err(|e| TemplateError(explain(&e)))?;
+        let base = context! {
+            messages, tools, add_generation_prompt => true,
+            bos_token => &self.bos, eos_token => &self.eos,
+        };
+        // A client's arguments fill in what is missing; they do not replace the conversation.
+        let context = context! { ..base, ..Value::from(Serde(&arguments)) };
+        template.render(context).map_err(|e| TemplateError(explain(&e)))
+    }
+}
+
+impl From<Marked> for TemplateError {
+    fn from(marked: Marked) -> Self {
+        Self(marked.to_string())
+    }
+}
+
+/// The innermost cause, which is what `raise_exception` was given, with the line for everything else.
+fn explain(error: &minijinja::Error) -> String {
+    if let Some(raised) = python::raised(error) {
+        return raised;
+    }
+    match error.line() {
+        Some(line) => format!("{error} (line {line} of the template)"),
+        None => error.to_string(),
+    }
+}
+
+impl std::fmt::Debug for ChatTemplate {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("ChatTemplate").finish_non_exhaustive()
+    }
+}
+
+#[cfg(test)]
+mod tests;

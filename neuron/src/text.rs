@@ -1,0 +1,41 @@
+//! The text side of a model: its tokenizer and chat template. No weights are needed for it.
+
+use crate::{
+    gguf::{GgufError, Header},
+    template::{ChatTemplate, Conversation, TemplateError},
+    tokenizer::{Tokenizer, TokenizerError},
+};
+
+/// Tokenizer and template out of one header.
+#[derive(Debug)]
+pub struct TextModel {
+    pub tokenizer: Tokenizer,
+    /// `None`: a model that was not made for conversations.
+    pub template: Option<ChatTemplate>,
+}
+
+/// Why a header yields no text side.
+#[derive(Debug, thiserror::Error)]
+pub enum TextError {
+    #[error(transparent)]
+    Tokenizer(#[from] TokenizerError),
+    #[error(transparent)]
+    File(#[from] GgufError),
+}
+
+impl TextModel {
+    /// Builds both; a template that does not parse is an error now and not at the first request.
+    pub fn from_header(header: &Header) -> Result<Self, TextError> {
+        let tokenizer = Tokenizer::from_header(header)?;
+        let template = ChatTemplate::from_header(header, &tokenizer)?;
+        Ok(Self { tokenizer, template })
+    }
+
+    /// Text of a conversation, ready for the assistant to go on: for [`Tokenizer::encode_guarded`].
+    pub fn render(&self, conversation: &Conversation) -> Result<String, TemplateError> {
+        let template = self.template.as_ref().ok_or_else(|| {
+            TemplateError("this model has no chat template; use /v1/completions".to_owned())
+        })?;
+        template.render(conversation)
+    }
+}

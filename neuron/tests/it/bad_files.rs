@@ -1,0 +1,117 @@
+//! Files that cannot be loaded: refused by kind and in words, before memory is touched.
+
+use serde_json::{Value, json};
+
+use crate::support::{Daemon, Gguf, Meta, install, model_file};
+
+/// What the daemon says to a load of these bytes.
+async fn refusal(bytes: &[u8]) -> Value {
+    let hub = tempfile::tempdir().unwrap();
+    install(hub.path(), "bad", bytes);
+    let daemon = Daemon::start(hub.path(), "").await;
+    let client = daemon.client();
+    let reply = client.post("/models/load", json!({ "model_id": "test/bad" })).await;
+    assert_eq!(reply.status, 422, "{:?}", reply.body);
+    assert_eq!(client.json("/models").await, json!([]));
+    reply.json()["error"].clone()
+}
+
+async fn check(bytes: &[u8], kind: &str, words: &str) {
+    let error = refusal(bytes).await;
+    let message = error["message"].as_str().unwrap();
+    assert_eq!(error["kind"], kind, "{error}");
+    assert!(message.contains(words), "{message}");
+}
+
+#[tokio::test]
+async fn a_file_cut_short() {
+    let whole = std::fs::read(model_file()).unwrap();
+    check(&whole[..whole.len() - 1_000_000], "invalid_file", "ends at byte").await;
+    check(&whole[..1_000_000], "invalid_file", "an array says 48900, where at most").await;
+    check(&whole[..1_780_000], "invalid_file", "ends at byte 1780000, inside").await;
+    check(&whole[..3], "invalid_file", "ends at byte 3").await;
+    check(b"", "invalid_file", "ends at byte 0").await;
+}
+
+#[tokio::test]
+async fn a_file_of_another_kind() {
+    check(b"<html>not found</html>", "invalid_file", "does not start with GGUF").await;
+    check(b"GGUF\x09\0\0\0", "invalid_file", "version 9").await;
+}
+
+#[tokio::test]
+async fn an_unknown_architecture_or_variant() {
+    let unknown = "unsupported_architecture";
+    let tiny = || Gguf::tiny("llama");
+    let error = refusal(&Gguf::tiny("mamba").bytes()).await;
+    assert_eq!((&error["kind"], &error["architecture"]), (&json!(unknown), &json!("mamba")));
+    assert_eq!(error["supported"], json!(["llama", "qwen2", "qwen3"]));
+    check(&tiny().with_number("llama.expert_count", 8).bytes(), unknown, "experts").await;
+    check(&tiny().with_text("llama.rope.scaling.type", "yarn").bytes(), unknown, "yarn").await;
+    check(&tiny().with_number("llama.rope.dimension_count", 8).bytes(), unknown, "partly rotated").await;
+    let mut stretched = tiny();
+    stretched.tensors.push(("rope_freqs.weight".into(), vec![8], 0));
+    check(&stretched.bytes(), unknown, "rope_freqs").await;
+    for key in ["llama.rope.scale_linear", "llama.rope.scaling.factor"] {
+        check(&tiny().with(key, Meta::F32(4.0)).bytes(), unknown, "llama with rope.sca").await;
+    }
+    let mut biased = tiny();
+    biased.tensors.push(("blk.1.attn_q.bias".into(), vec![64], 0));
+    check(&biased.bytes(), unknown, "llama with the tensor blk.1.attn_q.bias").await;
+}
+
+#[tokio::test]
+async fn what_the_forward_knows_is_no_variant() {
+    let hub = tempfile::tempdir().unwrap();
+    let daemon = Daemon::start(hub.path(), "").await;
+    for architecture in ["llama", "qwen2", "qwen3"] {
+        let mut model = Gguf::tiny(architecture);
+        model.tensors.push(("output.weight".into(), vec![64, 259], 0));
+        model.metadata.retain(|(key, _)| !key.ends_with("rope.freq_base"));
+        model
+            .with(&format!("{architecture}.rope.scaling.factor"), Meta::F32(1.0))
+            .install(hub.path(), architecture);
+        daemon.load(&format!("test/{architecture}")).await;
+    }
+}
+
+#[tokio::test]
+async fn an_unknown_tokenizer() {
+    let with = |key: &str, value: &str| Gguf::tiny("llama").with_text(key, value).bytes();
+    let error = refusal(&with("tokenizer.ggml.pre", "klingon")).await;
+    assert_eq!((&error["kind"], &error["tokenizer"]), (&json!("unsupported_tokenizer"), &json!("klingon")));
+    assert!(error["supported"].as_array().unwrap().contains(&json!("smollm")));
+    check(&with("tokenizer.ggml.model", "llama"), "unsupported_tokenizer", "\"llama\"").await;
+}
+
+#[tokio::test]
+async fn a_tensor_format_without_a_kernel() {
+    let bytes = Gguf::tiny("llama").with_format("ffn_up.weight", 18).bytes();
+    let error = refusal(&bytes).await;
+    assert_eq!(error["kind"], "unsupported_quant");
+    assert_eq!((&error["quant"], &error["tensor"]), (&json!("IQ3_XXS"), &json!("blk.0.ffn_up.weight")));
+}
+
+#[tokio::test]
+async fn a_header_that_contradicts_itself() {
+    let with = |key: &str, value: u32| Gguf::tiny("llama").with_number(key, value).bytes();
+    check(&with("llama.attention.head_count", 0), "invalid_file", "head_count is 0").await;
+    check(&with("llama.attention.head_count_kv", 3), "invalid_file", "4 heads, 3 for keys").await;
+    check(&with("llama.block_count", 3), "invalid_file", "blk.2.attn_norm.weight is missing").await;
+    check(&with("llama.feed_forward_length", 97), "invalid_file", "impossible shape").await;
+    check(&with("llama.context_length", 0), "invalid_file", "context of 0").await;
+    let epsilon = "llama.attention.layer_norm_rms_epsilon";
+    for bad in [Meta::F32(0.0), Meta::F32(-1.0), Meta::F32(f32::NAN), Meta::U32(1)] {
+        check(&Gguf::tiny("llama").with(epsilon, bad).bytes(), "invalid_file", epsilon).await;
+    }
+    let mut without = Gguf::tiny("llama");
+    without.metadata.retain(|(key, _)| key != epsilon);
+    check(&without.bytes(), "invalid_file", "epsilon is missing").await;
+    check(&with("llama.rope.freq_base", 10_000), "invalid_file", "freq_base is not a float").await;
+    let infinite = Gguf::tiny("llama").with("llama.rope.freq_base", Meta::F32(f32::INFINITY));
+    check(&infinite.bytes(), "invalid_file", "freq_base = inf").await;
+    check(&with("general.alignment", 3), "invalid_file", "alignment is 3").await;
+    check(&with("tokenizer.ggml.tokens", 3), "invalid_file", "array of texts").await;
+    let template = Gguf::tiny("llama").with_text("tokenizer.chat_template", "{% if %}");
+    check(&template.bytes(), "invalid_file", "chat template does not parse").await;
+}

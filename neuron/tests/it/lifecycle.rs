@@ -1,0 +1,135 @@
+//! Loading and unloading.
+
+use serde_json::json;
+
+use crate::support::{Daemon, Gguf, MODEL, TINY, shared, tiny_hub};
+
+#[tokio::test]
+async fn a_model_comes_and_goes() {
+    let hub = tiny_hub();
+    let daemon = Daemon::start(hub.path(), "[engine]\ndevice_memory_mb = 900").await;
+    let client = daemon.load(TINY).await;
+    // Loaded is loaded, under any spelling of the id.
+    daemon.load("huggingface:test/tiny@main").await;
+    assert_eq!(client.json("/models").await.as_array().unwrap().len(), 1);
+
+    let unload = client.post("/models/unload", json!({ "model_id": TINY })).await;
+    assert_eq!((unload.status.as_u16(), unload.json()), (200, json!({ "status": "unloaded" })));
+    assert_eq!(client.json("/models").await, json!([]));
+    assert_eq!(client.json("/health").await["devices"][0]["vram_free_mb"], 900);
+
+    let again = client.post("/models/unload", json!({ "model_id": TINY })).await;
+    assert_eq!(again.status, 404);
+    assert!(again.json()["error"].as_str().unwrap().contains(TINY));
+    daemon.load(TINY).await;
+    daemon.stop().await;
+}
+
+#[tokio::test]
+async fn a_gateway_finds_a_model_by_either_spelling_of_its_path() {
+    let client = shared();
+    let encoded = MODEL.replace('/', "%2F");
+    for id in [MODEL, &encoded] {
+        let url = client.json(&format!("/models/{id}/endpoint")).await;
+        assert!(url["url"].as_str().unwrap().starts_with("http://127.0.0.1:"), "{url}");
+        let capabilities = client.json(&format!("/models/{id}/capabilities")).await;
+        assert_eq!(capabilities, json!({ "capabilities": ["text"] }));
+    }
+    let missing = client.get("/models/a%2Fb/endpoint").await;
+    assert_eq!((missing.status.as_u16(), missing.json()["error"].is_string()), (404, true));
+}
+
+#[tokio::test]
+async fn what_preflight_refuses_has_a_kind_fields_and_words() {
+    let client = shared();
+    let check = async |body: serde_json::Value, status: u16, kind: &str, field: &str| {
+        let reply = client.post("/models/load", body).await;
+        let error = &reply.json()["error"];
+        assert_eq!((reply.status.as_u16(), error["kind"].as_str()), (status, Some(kind)), "{error}");
+        assert!(error["message"].as_str().is_some_and(|m| m.len() > 20), "{error}");
+        assert!(!error[field].is_null(), "{error}");
+    };
+    let other = |quant: &str| json!({ "model_id": format!("{MODEL}@main2"), "quant": quant });
+    check(json!({ "model_id": "org/none" }), 422, "offline_and_not_cached", "cause").await;
+    check(other("Q4_1"), 422, "offline_and_not_cached", "model_id").await;
+    check(json!({ "model_id": "../x" }), 422, "invalid_model_id", "cause").await;
+    check(json!({ "model_id": "nas:a/b" }), 422, "unknown_source", "known").await;
+
+    let hub = tiny_hub();
+    let daemon = Daemon::start(hub.path(), "").await;
+    let client = daemon.client();
+    let reply = client.post("/models/load", json!({ "model_id": TINY, "quant": "Q9" })).await;
+    let error = &reply.json()["error"];
+    assert_eq!((reply.status.as_u16(), &error["kind"]), (422, &json!("quant_not_found")));
+    assert_eq!((&error["nearest"], &error["available"]), (&json!("F32"), &json!(["F32"])));
+    let reply = client.post("/models/load", json!({ "model_id": TINY, "tensor_parallel": 2 })).await;
+    let error = &reply.json()["error"];
+    assert_eq!((&error["kind"], &error["gguf_quants"]), (&json!("tp_requires_safetensors"), &json!(["F32"])));
+    let good = client.post("/models/load", json!({ "model_id": TINY, "quant": "f32", "devices": [0] })).await;
+    assert_eq!(good.status, 200);
+
+    // What is loaded is no reason to take less care.
+    let reply = client.post("/models/load", json!({ "model_id": TINY, "tensor_parallel": 2 })).await;
+    assert_eq!(reply.json()["error"]["kind"], "tp_requires_safetensors");
+    let reply = client.post("/models/load", json!({ "model_id": TINY, "quant": "Q8_0" })).await;
+    let words = reply.json()["error"].as_str().unwrap().to_owned();
+    assert!(reply.status == 400 && words.contains("F32") && words.contains("Q8_0"), "{words}");
+    let same = client.post("/models/load", json!({ "model_id": TINY, "quant": "F32" })).await;
+    assert_eq!(same.status, 200);
+}
+
+#[tokio::test]
+async fn what_makes_no_sense_is_a_400_in_words() {
+    let client = shared();
+    let check = async |body: serde_json::Value, expected: &str| {
+        let reply = client.post("/models/load", body).await;
+        let json = reply.json();
+        assert_eq!(reply.status, 400, "{json}");
+        assert!(json["error"].as_str().is_some_and(|text| text.contains(expected)), "{json}");
+    };
+    check(json!({}), "model_id").await;
+    check(json!({ "model_id": 5 }), "string").await;
+    check(json!({ "model_id": "a/b", "harness": "vllm" }), "no harness \"vllm\"").await;
+    check(json!({ "model_id": "a/b", "devices": [1] }), "no device 1").await;
+    assert_eq!(client.post_raw("/models/unload", "nonsense").await.status, 400);
+}
+
+#[tokio::test]
+async fn memory_that_is_not_there_is_a_507() {
+    let daemon = Daemon::start(&crate::support::hub(), "[engine]\ndevice_memory_mb = 300").await;
+    let reply = daemon.client().post("/models/load", json!({ "model_id": MODEL })).await;
+    let error = &reply.json()["error"];
+    assert_eq!((reply.status.as_u16(), &error["kind"]), (507, &json!("insufficient_vram")));
+    assert!(error["required_mb"].as_u64() > Some(300) && error["free_mb"] == 300, "{error}");
+    assert!(reply.headers.contains_key("retry-after"));
+}
+
+#[tokio::test]
+async fn without_a_configured_window_it_is_as_long_as_memory_allows() {
+    let hub = tempfile::tempdir().unwrap();
+    let check = async |architecture: &str, context: u32, engine: &str| {
+        Gguf::tiny(architecture)
+            .with_number(&format!("{architecture}.context_length"), context)
+            .install(hub.path(), "tiny");
+        let daemon = Daemon::start(hub.path(), &format!("[engine]\ndevice_memory_mb = 200\n{engine}")).await;
+        let client = daemon.client();
+        let reply = client.post("/models/load", json!({ "model_id": TINY })).await;
+        let window = client.json("/models").await[0]["limit"]["context"].as_u64();
+        (
+            reply.status.as_u16(),
+            reply.json()["error"]["message"].as_str().unwrap_or_default().to_owned(),
+            window,
+        )
+    };
+    let (status, words, window) = check("qwen3", 1 << 20, "").await;
+    let window = window.unwrap_or_else(|| panic!("{words}"));
+    assert!(status == 200 && window.is_multiple_of(256), "{window}");
+    assert!((1 << 16..1 << 18).contains(&window), "{window}");
+    assert_eq!(check("qwen3", 4096, "").await, (200, String::new(), Some(4096)));
+    // What is configured is not cut, and what would help is named.
+    let (status, words, _) = check("qwen3", 1 << 20, "max_context = 1000000").await;
+    assert!(status == 507 && words.contains("engine.max_context"), "{words}");
+    // The masks of a full window alone would be 128 MiB.
+    let (status, _, window) = check("qwen2", 8192, "").await;
+    assert!(status == 200 && window.is_some_and(|window| (2048..8192).contains(&window)), "{window:?}");
+}

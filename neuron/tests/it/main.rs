@@ -1,0 +1,23 @@
+//! neuron from outside: real sockets, the real model, no network beyond loopback.
+
+#![expect(clippy::unwrap_used, reason = "a test that cannot go on fails")]
+
+mod support;
+
+mod auth;
+mod bad_files;
+mod chat;
+mod completions;
+mod foreign_bytes;
+mod forward;
+mod greedy;
+mod hub;
+mod lifecycle;
+mod meta;
+mod process;
+mod queue;
+mod refusals;
+mod shutdown;
+mod template;
+mod tokenize;
+mod tokenizer;

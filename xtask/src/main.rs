@@ -1,0 +1,64 @@
+//! The project's own commands. `cargo xtask --help` lists them.
+
+mod bench;
+mod demo;
+mod model;
+mod new_policy;
+mod paths;
+mod policies;
+mod python;
+mod samples;
+mod setup;
+mod sh;
+mod test;
+mod tidy;
+
+use clap::{Parser, Subcommand};
+use std::process::ExitCode;
+
+#[derive(Parser)]
+#[command(name = "cargo xtask", about = "Set up, build, demonstrate and test cortex")]
+struct Cli {
+    #[command(subcommand)]
+    task: Task,
+}
+
+#[derive(Subcommand)]
+enum Task {
+    /// Fetch everything that the other tasks need, pinned: wasm target, Python SDKs, demo model
+    Setup(setup::Args),
+    /// Build each policy to a component in target/policies
+    BuildPolicies,
+    /// Build the samples in Rust and C to target/samples; the C compiler comes with `setup --all`
+    BuildSamples,
+    /// Start a policy of your own in policies/NAME
+    NewPolicy(new_policy::Args),
+    /// Run a neuron and a cortex on this machine and ask the demo model two questions
+    Demo(demo::Args),
+    /// Check and test everything
+    Test(test::Args),
+    /// Measure, print a table, write target/bench/NAME.json
+    Bench(bench::Args),
+    /// Check what the architecture promises: dependencies, file sizes, layout
+    Tidy,
+}
+
+fn main() -> ExitCode {
+    let done = match Cli::parse().task {
+        Task::Setup(args) => setup::run(&args),
+        Task::BuildPolicies => setup::wasm_target().and_then(|()| policies::build()),
+        Task::BuildSamples => setup::wasm_target().and_then(|()| samples::build()),
+        Task::NewPolicy(args) => new_policy::run(&args),
+        Task::Demo(args) => demo::run(&args),
+        Task::Test(args) => test::run(&args),
+        Task::Bench(args) => bench::run(&args),
+        Task::Tidy => tidy::run(),
+    };
+    match done {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            eprintln!("error: {error:#}");
+            ExitCode::FAILURE
+        }
+    }
+}
