@@ -55,7 +55,7 @@ async fn a_key_of_the_gateways_alone_is_taken_up() {
     let large = "x".repeat((1 << 20) + 1);
     assert_eq!(gateway.client.call("POST", "/v1/chat/completions", &[], large).await.status, 413);
     node.reply(Reply::Never);
-    let body = json!({"model": "m", "messages": [{"role": "user", "content": "x"}]});
+    let body = json!({"model": "m", "stream": true, "messages": [{"role": "user", "content": "x"}]});
     assert_eq!(gateway.client.post("/v1/chat/completions", &body).await.status, 503);
     node.lock().models.push(info("later", 10));
     gateway.until("the poller asks more often", |s| s["nodes"][0]["models"][1]["id"] == "later").await;
