@@ -4,6 +4,8 @@ use std::{net::SocketAddr, path::PathBuf};
 
 use clap::{Parser, Subcommand};
 
+use crate::bench::BenchArgs;
+
 /// The daemon on each machine that runs models.
 #[derive(Debug, Parser)]
 #[command(version)]
@@ -23,6 +25,9 @@ pub enum Command {
         #[arg(long, value_name = "ADDR")]
         listen: Option<SocketAddr>,
     },
+    /// Measure the engine on one file.
+    #[command(hide = true)]
+    Bench(BenchArgs),
     /// Check the configuration and say what is wrong with it.
     Check {
         #[command(flatten)]

@@ -13,6 +13,11 @@ use std::{
 
 use neuron_protocol::model_id::ModelId;
 
+use crate::{
+    engine::{KvFormat, MAX_SEQUENCES},
+    preflight::CacheLimits,
+};
+
 /// A source by this name exists without being configured.
 pub const HUGGINGFACE: &str = "huggingface";
 
@@ -51,6 +56,25 @@ pub struct Engine {
     pub device_memory_mb: u64,
     /// Tokens of an answer where the request sets no limit; 0: until the window is full.
     pub default_max_tokens: u64,
+    /// Requests of a model that run at once; from 1 to 64.
+    pub max_sequences: usize,
+    /// MiB for the keys and values of each model; 0: as its window needs.
+    pub kv_cache_mb: u64,
+    /// How keys and values are held.
+    pub kv_cache: KvFormat,
+}
+
+impl Engine {
+    /// Threads that compute.
+    pub fn threads(&self) -> usize {
+        let cores = || std::thread::available_parallelism().map_or(1, std::num::NonZero::get);
+        if self.threads == 0 { cores() } else { self.threads }
+    }
+
+    /// What a model's cache may take.
+    pub fn cache_limits(&self) -> CacheLimits {
+        CacheLimits { max_context: self.max_context, kv_cache_mb: self.kv_cache_mb, format: self.kv_cache }
+    }
 }
 
 /// Where models come from.
@@ -135,6 +159,17 @@ impl Config {
                 queue_timeout: Duration::from_secs(raw.engine.queue_timeout_secs),
                 device_memory_mb: raw.engine.device_memory_mb,
                 default_max_tokens: raw.engine.default_max_tokens,
+                max_sequences: match raw.engine.max_sequences {
+                    n if (1..=MAX_SEQUENCES).contains(&n) => n,
+                    n => {
+                        return Err(at(
+                            "engine.max_sequences",
+                            format!("{n} is not from 1 to {MAX_SEQUENCES}"),
+                        ));
+                    }
+                },
+                kv_cache_mb: raw.engine.kv_cache_mb,
+                kv_cache: raw.engine.kv_cache.into(),
             },
             sources,
             default_source: raw.default_source,

@@ -4,7 +4,6 @@ mod stats;
 mod worker;
 
 use std::{
-    path::PathBuf,
     sync::{
         Arc, Mutex,
         atomic::{AtomicU64, Ordering},
@@ -17,14 +16,11 @@ use tokio::sync::{mpsc, oneshot};
 
 pub(crate) use stats::{Seat, Stats};
 
-use crate::{
-    engine::{Backend, Event, Generation, ModelError, Sequence, Shape},
-    gguf::Header,
-};
+use crate::engine::{Backend, Event, Generation, ModelError, Room, Sequence, Shape, Weights};
 
 /// Controls that may wait for the thread; one more is refused as if the queue were full.
 const MAX_CONTROLS: usize = 1024;
-/// Tokens that a client may be behind before its sequence pauses.
+/// Tokens that a client may be behind before its sequence pauses; the beginning has a place of its own.
 const TOKEN_BUFFER: usize = 64;
 
 /// A loaded model, by number: what is held outside the thread.
@@ -60,10 +56,9 @@ pub(crate) enum Control {
 
 pub(crate) struct Load {
     pub(crate) key: ModelKey,
-    pub(crate) path: PathBuf,
-    pub(crate) header: Arc<Header>,
+    pub(crate) weights: Weights,
     pub(crate) shape: Shape,
-    pub(crate) context: u64,
+    pub(crate) room: Room,
     pub(crate) stats: Arc<Stats>,
     pub(crate) reply: oneshot::Sender<Result<(), ModelError>>,
 }
@@ -102,14 +97,13 @@ impl DeviceHandle {
     pub(crate) async fn load(
         &self,
         key: ModelKey,
-        path: PathBuf,
-        header: Arc<Header>,
+        weights: Weights,
         shape: Shape,
-        context: u64,
+        room: Room,
         stats: Arc<Stats>,
     ) -> Result<(), ModelError> {
         let (reply, answer) = oneshot::channel();
-        let load = Load { key, path, header, shape, context, stats, reply };
+        let load = Load { key, weights, shape, room, stats, reply };
         let gone = |_| ModelError(Unavailable::Gone.to_string());
         self.controls.send(Control::Load(Box::new(load))).await.map_err(|_| gone(()))?;
         answer.await.map_err(|_| gone(()))?
@@ -129,7 +123,7 @@ impl DeviceHandle {
         seat: Seat,
         patience: Duration,
     ) -> Result<mpsc::Receiver<Event>, Unavailable> {
-        let (out, events) = mpsc::channel(TOKEN_BUFFER);
+        let (out, events) = mpsc::channel(TOKEN_BUFFER + 1);
         let sequence = Sequence::new(generation, out, seat, Instant::now() + patience);
         match self.controls.try_send(Control::Generate(Box::new(sequence))) {
             Ok(()) => Ok(events),

@@ -1,24 +1,31 @@
-//! What runs on a device's thread: models, sequences, the scheduler that picks the next step, and sampling.
+//! What runs on a device's thread: models, their requests, which of them the next forward works for, and
+//! sampling.
 //!
-//! A step is one forward: a chunk of a prompt or one token. Between steps the thread looks at its
-//! controls, so loading, unloading and cancelling never wait for a whole answer.
+//! Reading order: [`model`] is what the thread asks of a model; [`decoder`] is our own; [`lane`] decides what
+//! each forward works for, with [`queue`] and [`blocks`]; [`sequence`] is one request. Between steps the thread
+//! looks at its controls, so loading, unloading and cancelling never wait for a whole answer.
 
 mod architecture;
-mod candle;
+mod blocks;
+mod decoder;
 mod estimate;
+mod lane;
 mod model;
+mod queue;
 mod sampler;
-mod scheduler;
 mod sequence;
 mod shape;
+mod weights;
 
 pub use architecture::Architecture;
-pub(crate) use candle::CHUNK;
-pub use candle::CandleBackend;
+pub use decoder::{CpuBackend, KvFormat, MAX_SEQUENCES};
 pub use estimate::{Estimate, MARGIN_MB};
-pub use model::{Backend, Model, ModelError};
+pub(crate) use lane::{Lane, Stepped};
+pub use model::{Backend, Batch, Limits, Logits, Model, ModelError, Part, Room};
 pub use sampler::{Sampler, Sampling};
-pub(crate) use scheduler::Scheduler;
 pub(crate) use sequence::Sequence;
 pub use sequence::{Event, Finish, Generation, Timings};
+#[cfg(test)]
+pub(crate) use shape::shape_for_tests;
 pub use shape::{Shape, ShapeError};
+pub use weights::Weights;

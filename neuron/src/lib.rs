@@ -7,6 +7,7 @@
 //! no tensor outside its device's thread.
 
 mod api;
+pub mod bench;
 pub mod cli;
 pub mod config;
 pub mod device;

@@ -35,6 +35,7 @@ fn run(command: Command) -> anyhow::Result<()> {
             println!("the configuration is valid; neuron would listen on {}", config.listen);
             Ok(())
         }
+        Command::Bench(args) => neuron::bench::run(&args),
         Command::Serve { config, listen } => {
             let mut config = Config::load(&config.path, &process_env)?;
             if let Some(listen) = listen {

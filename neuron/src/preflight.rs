@@ -6,7 +6,7 @@ use std::{path::Path, sync::Arc};
 use neuron_protocol::LoadError;
 
 use crate::{
-    engine::{Architecture, CHUNK, Estimate, MARGIN_MB, Shape, ShapeError},
+    engine::{Architecture, Estimate, KvFormat, MARGIN_MB, Room, Shape, ShapeError, Weights},
     gguf::Header,
     text::{TextError, TextModel},
     tokenizer::{self, TokenizerError},
@@ -16,16 +16,18 @@ use crate::{
 const LEAST_WINDOW: u64 = 2048;
 /// Windows that are cut are a multiple of this.
 const WINDOW_STEP: u64 = 256;
+/// Tokens that a cache has room for where nothing else is said and the window is shorter: eight
+/// conversations of a common length.
+const GENEROUS: u64 = 16 << 10;
 
 /// A file that can be loaded where there is memory for it.
 #[derive(Debug)]
 pub struct Checked {
-    pub header: Arc<Header>,
+    pub weights: Weights,
     pub shape: Shape,
     pub text: Arc<TextModel>,
-    /// Tokens of prompt and answer that fit.
+    /// Tokens of prompt and answer that it is made for, or that the configuration allows.
     pub context: u64,
-    pub estimate: Estimate,
 }
 
 /// Reads and checks the header at `path`. `max_context`: the configured limit, 0 for none. Blocks on the disk.
@@ -52,8 +54,8 @@ pub fn check(model_id: &str, path: &Path, max_context: u64) -> Result<Checked, L
     }
     let text = text(model_id, &header, invalid)?;
     let context = shape.context(max_context);
-    let estimate = Estimate::new(&header, &shape, context, CHUNK as u64);
-    Ok(Checked { header: Arc::new(header), shape, text: Arc::new(text), context, estimate })
+    let weights = Weights::Gguf { path: path.to_owned(), header: Arc::new(header) };
+    Ok(Checked { weights, shape, text: Arc::new(text), context })
 }
 
 /// The text side alone, for counting tokens of a model that is not loaded. Blocks on the disk.
@@ -67,32 +69,58 @@ pub fn check_text(model_id: &str, path: &Path) -> Result<TextModel, LoadError> {
     text(model_id, &header, invalid)
 }
 
-/// The window and its estimate where `free_mb` are free. Where the configuration sets no `max_context` (0),
-/// the window is as long as memory allows, up to what the model was made for.
+/// What the configuration says of a model's cache.
+#[derive(Debug, Clone, Copy, Default)]
+pub struct CacheLimits {
+    /// Tokens of a window; 0: no limit.
+    pub max_context: u64,
+    /// MiB for keys and values; 0: as the window needs.
+    pub kv_cache_mb: u64,
+    pub format: KvFormat,
+}
+
+/// Window, cache and their estimate where `free_mb` are free. The cache has room for several windows where
+/// memory allows; where it does not even allow one, and the configuration sets no `max_context`, the window
+/// is as long as memory allows.
 pub fn fit(
     model_id: &str,
     checked: &Checked,
-    max_context: u64,
+    limits: CacheLimits,
     free_mb: u64,
-) -> Result<(u64, Estimate), LoadError> {
-    let whole = check_memory(model_id, &checked.estimate, free_mb);
-    if whole.is_ok() || max_context != 0 {
-        return whole.map(|()| (checked.context, checked.estimate));
+) -> Result<(Room, Estimate), LoadError> {
+    let estimate = |room| Estimate::new(&checked.weights, &checked.shape, limits.format, room);
+    let fits = |room| check_memory(model_id, &estimate(room), free_mb);
+    let mut context = checked.context;
+    if limits.kv_cache_mb > 0 {
+        // What a whole block takes tells what a token does.
+        let block_kb = estimate(Room { context, cached: 16 << 10 }).cache_mb.max(1);
+        let cached = (limits.kv_cache_mb << 10) / block_kb * 16;
+        context = context.min(cached.max(WINDOW_STEP));
+        let room = Room { context, cached: cached.max(context) };
+        return fits(room).map(|()| (room, estimate(room)));
     }
-    let estimate = |context| Estimate::new(&checked.header, &checked.shape, context, CHUNK as u64);
-    let mut fits = LEAST_WINDOW.min(checked.context);
-    check_memory(model_id, &estimate(fits), free_mb)?;
-    let mut too_long = checked.context;
-    while too_long - fits > WINDOW_STEP {
-        let between = fits + (too_long - fits) / 2;
-        match check_memory(model_id, &estimate(between), free_mb) {
-            Ok(()) => fits = between,
+    let several = Room { context, cached: context.max(GENEROUS.min(4 * context)) };
+    if fits(several).is_ok() {
+        return Ok((several, estimate(several)));
+    }
+    let one = |context| Room { context, cached: context };
+    let whole = fits(one(context));
+    if whole.is_ok() || limits.max_context != 0 {
+        return whole.map(|()| (one(context), estimate(one(context))));
+    }
+    let mut fitting = LEAST_WINDOW.min(context);
+    fits(one(fitting))?;
+    let mut too_long = context;
+    while too_long - fitting > WINDOW_STEP {
+        let between = fitting + (too_long - fitting) / 2;
+        match fits(one(between)) {
+            Ok(()) => fitting = between,
             Err(_) => too_long = between,
         }
     }
-    let window = fits - fits % WINDOW_STEP.min(fits);
-    tracing::info!(model = model_id, window, whole = checked.context, "memory allows a shorter window");
-    Ok((window, estimate(window)))
+    let window = fitting - fitting % WINDOW_STEP.min(fitting);
+    tracing::info!(model = model_id, window, whole = context, "memory allows a shorter window");
+    Ok((one(window), estimate(one(window))))
 }
 
 /// Refuses where the estimate and the margin are more than `free_mb`.

@@ -8,7 +8,7 @@ use crate::{
     api::{self, App},
     config::Config,
     device::DeviceHandle,
-    engine::CandleBackend,
+    engine::CpuBackend,
     registry::Registry,
 };
 
@@ -33,7 +33,10 @@ impl Server {
         let config = Arc::new(config);
         let listener = TcpListener::bind(config.listen).await?;
         let address = listener.local_addr()?;
-        let device = DeviceHandle::start("cpu-dev-0", CandleBackend)?;
+        let engine = &config.engine;
+        let (threads, sequences) = (engine.threads(), engine.max_sequences);
+        let backend = CpuBackend { threads, kv: engine.kv_cache, sequences };
+        let device = DeviceHandle::start("cpu-dev-0", backend)?;
         let registry = Registry::new(Arc::clone(&config), device);
         registry.preload();
 

@@ -1,30 +1,45 @@
 //! `cargo xtask bench NAME`: measures and writes target/bench/NAME.json. Nothing here fails for being slow.
 
+mod engine;
+
 use crate::{paths, setup, sh};
 use anyhow::Result;
 use std::fs;
+use std::path::Path;
 
 #[derive(clap::Args)]
 pub(crate) struct Args {
     name: Name,
+    #[command(flatten)]
+    engine: engine::Options,
 }
 
 #[derive(Clone, Copy, clap::ValueEnum)]
 enum Name {
     /// What policies cost: decisions, events, swaps, loops
     Policy,
+    /// neuron's engine beside llama.cpp, which is built for it: needs a C++ compiler and 20 quiet minutes
+    Engine,
 }
 
 pub(crate) fn run(args: &Args) -> Result<()> {
-    setup::run(&setup::Args { all: false })?;
-    let (package, name) = match args.name {
-        Name::Policy => ("cortex", "policy"),
-    };
     let out = paths::artifact("bench");
     fs::create_dir_all(&out)?;
+    let name = match args.name {
+        Name::Policy => "policy",
+        Name::Engine => "engine",
+    };
     let file = out.join(format!("{name}.json"));
-    let mut cargo = sh::cargo(&["bench", "--quiet", "--locked", "-p", package, "--bench", name]);
-    sh::run(cargo.env("CORTEX_BENCH_OUT", &file))?;
+    match args.name {
+        Name::Policy => policy(&file)?,
+        Name::Engine => engine::run(&args.engine, &file)?,
+    }
     println!("written to {}", file.strip_prefix(paths::root()).unwrap_or(&file).display());
     Ok(())
+}
+
+fn policy(file: &Path) -> Result<()> {
+    setup::run(&setup::Args { all: false })?;
+    let mut cargo = sh::cargo(&["bench", "--quiet", "--locked", "-p", "cortex", "--bench", "policy"]);
+    sh::run(cargo.env("CORTEX_BENCH_OUT", file))
 }

@@ -62,6 +62,10 @@ pub(super) async fn forward(
     if let Ok(id) = HeaderValue::try_from(&work.request_id) {
         headers.insert("x-request-id", id);
     }
+    // Nodes share fairly among tenants, and let none see what another's cache holds.
+    if let Ok(tenant) = HeaderValue::try_from(&work.tenant) {
+        headers.insert("x-cortex-tenant", tenant);
+    }
     let deadline = if work.asked.stream { deadline } else { deadline + WHOLE_ANSWER };
     let body = work.asked.for_node(model);
     let sending = work.gateway.upstream.send(&node.peer, Method::POST, work.kind.path(), &headers, body);

@@ -93,4 +93,10 @@ pub struct ModelLoad {
     /// Tokens per second of recent decoding, one sequence.
     #[serde(default)]
     pub tok_s_decode: f64,
+    /// Bytes of the weights as they are held; 0 = unknown. Beyond the fleet's common wire format.
+    #[serde(default)]
+    pub weights_bytes: u64,
+    /// Bytes of the cache that hold something, used or kept. Beyond the fleet's common wire format.
+    #[serde(default)]
+    pub kv_used_bytes: u64,
 }

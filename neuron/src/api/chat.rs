@@ -13,6 +13,7 @@ use axum::{
 };
 use bytes::Bytes;
 use futures_util::{Stream, StreamExt, stream};
+use http::HeaderMap;
 use serde_json::{Map, Value, json};
 
 use super::{
@@ -29,10 +30,14 @@ use crate::template::Conversation;
 
 const ROLES: [&str; 5] = ["system", "developer", "user", "assistant", "tool"];
 
-pub(super) async fn chat(State(app): State<Arc<App>>, body: Body) -> Result<Response, ApiError> {
+pub(super) async fn chat(
+    State(app): State<Arc<App>>,
+    headers: HeaderMap,
+    body: Body,
+) -> Result<Response, ApiError> {
     let object = json_object(body).await?;
     let fields = Fields(&object);
-    let params = Params::parse(fields)?;
+    let params = Params::parse(fields)?.from(&headers);
     let conversation = conversation(fields)?;
     let ready = app.registry.ready(&params.model).map_err(|why| ApiError::not_ready(&params.model, why))?;
     let seat = Answer::admit(&app, &ready)?;

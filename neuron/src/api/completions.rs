@@ -8,6 +8,7 @@ use axum::{
     extract::State,
     response::{IntoResponse, Response},
 };
+use http::HeaderMap;
 use serde_json::{Value, json};
 
 use super::{
@@ -23,10 +24,14 @@ use super::{
 };
 use crate::tokenizer::Tokenizer;
 
-pub(super) async fn completions(State(app): State<Arc<App>>, body: Body) -> Result<Response, ApiError> {
+pub(super) async fn completions(
+    State(app): State<Arc<App>>,
+    headers: HeaderMap,
+    body: Body,
+) -> Result<Response, ApiError> {
     let object = json_object(body).await?;
     let fields = Fields(&object);
-    let params = Params::parse(fields)?;
+    let params = Params::parse(fields)?.from(&headers);
     for name in ["echo", "suffix"] {
         if fields.get(name).is_some_and(|value| !matches!(value, Value::Bool(false)) && value != "") {
             let text = format!("{name} is not supported");

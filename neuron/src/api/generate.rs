@@ -27,6 +27,8 @@ pub(super) struct Answer {
     text: TextStream,
     stops: StopMatcher,
     prompt_tokens: usize,
+    /// Of those, how many were in the cache.
+    cached: usize,
     tokens: usize,
     /// Comes after the text that was held back.
     end: Option<End>,
@@ -78,6 +80,8 @@ impl Answer {
             max_tokens,
             sampling: params.sampling.clone(),
             end: Arc::clone(&ready.end),
+            ignore_end: params.ignore_end,
+            caller: Arc::clone(&params.caller),
         };
         let mut events = app.registry.device.generate(generation, seat, engine.queue_timeout)?;
         let first = match events.recv().await {
@@ -92,6 +96,7 @@ impl Answer {
             text: TextStream::default(),
             stops: StopMatcher::new(params.stop.clone()),
             prompt_tokens,
+            cached: 0,
             tokens: 0,
             end: None,
             over: false,
@@ -117,6 +122,7 @@ impl Answer {
                     self.tokens = timings.tokens;
                     return self.finish(finish);
                 }
+                Some(Event::Begun { cached }) => self.cached = cached,
                 Some(Event::Token(token)) => {
                     self.tokens += 1;
                     let text = self.text.push(self.ready.text.tokenizer.piece(token));
@@ -170,7 +176,7 @@ impl Answer {
             "prompt_tokens": self.prompt_tokens,
             "completion_tokens": self.tokens,
             "total_tokens": self.prompt_tokens + self.tokens,
-            "prompt_tokens_details": { "cached_tokens": 0 },
+            "prompt_tokens_details": { "cached_tokens": self.cached },
         })
     }
 

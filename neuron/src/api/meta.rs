@@ -77,16 +77,22 @@ fn load_of(ready: &Ready, max_queue_depth: u64) -> ModelLoad {
     let (in_flight, queue_depth) = ready.stats.load();
     let (rejected_queue_full, rejected_timeout) = ready.stats.rejected();
     let (tok_s_prefill, tok_s_decode) = ready.stats.rates();
+    let [_, available, total] = ready.stats.blocks();
+    let (weights_bytes, kv_used_bytes) = ready.stats.held();
     ModelLoad {
         id: ready.id.clone(),
         in_flight,
         queue_depth,
-        max_in_flight: 1,
+        max_in_flight: ready.stats.places(),
         max_queue_depth,
         rejected_queue_full,
         rejected_timeout,
         tok_s_prefill,
         tok_s_decode,
+        kv_budget_mb: ready.estimate.cache_mb,
+        kv_available_mb: ready.estimate.cache_mb * available / total.max(1),
+        weights_bytes,
+        kv_used_bytes,
         ..ModelLoad::default()
     }
 }

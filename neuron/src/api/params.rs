@@ -1,5 +1,8 @@
 //! What chat and plain completions have in common: sampling, limits, streaming.
 
+use std::sync::Arc;
+
+use http::HeaderMap;
 use serde_json::Value;
 
 use super::{
@@ -21,7 +24,16 @@ pub(super) struct Params {
     pub(super) stop: Vec<String>,
     pub(super) stream: bool,
     pub(super) include_usage: bool,
+    /// Tokens that end an answer are not drawn.
+    pub(super) ignore_end: bool,
+    /// Whom the request is for, as the gateway says: callers share fairly, and no cache.
+    pub(super) caller: Arc<str>,
 }
+
+/// The header that names the caller.
+const CALLER: &str = "x-cortex-tenant";
+/// Bytes of a caller's name; a longer one is cut, which at worst makes two callers one.
+const MAX_CALLER: usize = 256;
 
 impl Params {
     pub(super) fn parse(fields: Fields<'_>) -> Result<Self, ApiError> {
@@ -49,7 +61,16 @@ impl Params {
             stop: stops(fields)?,
             stream,
             include_usage,
+            ignore_end: fields.flag("ignore_eos")?,
+            caller: Arc::default(),
         })
+    }
+
+    /// With the caller that the headers name.
+    pub(super) fn from(self, headers: &HeaderMap) -> Self {
+        let name = headers.get(CALLER).map(|name| name.as_bytes()).unwrap_or_default();
+        let name = String::from_utf8_lossy(&name[..name.len().min(MAX_CALLER)]);
+        Self { caller: name.into(), ..self }
     }
 }
 
@@ -150,7 +171,7 @@ mod tests {
             "model": "m", "temperature": 0, "top_p": 0.5, "top_k": 40, "min_p": 0.1, "seed": -1,
             "repetition_penalty": 1.1, "presence_penalty": -2, "frequency_penalty": 2.0, "n": 1,
             "max_tokens": 5, "max_completion_tokens": 6.0, "stop": ["a", "b"], "stream": true,
-            "stream_options": {"include_usage": true}, "logprobs": false, "tool_choice": "auto", "response_format": {"type": "text"},
+            "stream_options": {"include_usage": true}, "ignore_eos": true, "logprobs": false, "tool_choice": "auto", "response_format": {"type": "text"},
         }))
         .unwrap();
         let sampling = Sampling {
@@ -171,6 +192,8 @@ mod tests {
             stop,
             stream: true,
             include_usage: true,
+            ignore_end: true,
+            caller: Arc::default(),
         };
         assert_eq!(params, expected);
         assert_eq!(parse(json!({"model": "m", "stop": "x", "top_k": -1})).unwrap().stop, ["x"]);

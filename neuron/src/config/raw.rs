@@ -4,6 +4,8 @@ use std::{collections::BTreeMap, path::PathBuf};
 
 use serde::Deserialize;
 
+use crate::engine::KvFormat;
+
 #[derive(Debug, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub(super) struct File {
@@ -54,6 +56,26 @@ pub(super) struct Engine {
     pub(super) queue_timeout_secs: u64,
     pub(super) device_memory_mb: u64,
     pub(super) default_max_tokens: u64,
+    pub(super) max_sequences: usize,
+    pub(super) kv_cache_mb: u64,
+    pub(super) kv_cache: KvCache,
+}
+
+#[derive(Debug, Default, Clone, Copy, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub(super) enum KvCache {
+    #[default]
+    F16,
+    F32,
+}
+
+impl From<KvCache> for KvFormat {
+    fn from(raw: KvCache) -> Self {
+        match raw {
+            KvCache::F16 => Self::F16,
+            KvCache::F32 => Self::F32,
+        }
+    }
 }
 
 impl Default for Engine {
@@ -65,6 +87,9 @@ impl Default for Engine {
             queue_timeout_secs: 120,
             device_memory_mb: 0,
             default_max_tokens: 0,
+            max_sequences: 64,
+            kv_cache_mb: 0,
+            kv_cache: KvCache::F16,
         }
     }
 }

@@ -67,6 +67,7 @@ fn what_parses_is_also_checked() {
     check("[sources.x]\nendpoint = \"ftp://x\"", "sources.x: endpoint");
     check("[sources.\"a/b\"]\n", "letters, digits");
     check("[neuron]\ntoken_env = \"T\"", "T is not set");
+    check("[engine]\nmax_sequences = 0", "engine.max_sequences: 0 is not from 1 to 64");
 }
 
 #[test]

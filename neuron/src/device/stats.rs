@@ -8,9 +8,9 @@ use std::{
     time::Duration,
 };
 
-/// Weight of the newest request in the moving averages of the rates.
-const NEWEST: f64 = 0.3;
-/// Fewer tokens than this say nothing about a rate.
+/// Weight of the newest step in the moving averages of the rates.
+const NEWEST: f64 = 0.1;
+/// Fewer tokens of prompts than this say nothing about their rate.
 const FEWEST: usize = 4;
 
 /// Counts and rates of one model.
@@ -20,17 +20,26 @@ pub(crate) struct Stats {
     queued: AtomicU64,
     rejected_full: AtomicU64,
     rejected_timeout: AtomicU64,
+    /// Sequences that may run at once; 0: not loaded yet, and then one.
+    places: AtomicU64,
     /// Tokens per second, bits of an f64; 0: nothing measured yet.
     prefill: AtomicU64,
     decode: AtomicU64,
+    /// Blocks of the cache: that hold something, that can be had, and in all.
+    blocks: [AtomicU64; 3],
+    /// Bytes of the weights, and of a block.
+    bytes: [AtomicU64; 2],
+    /// Sequences that had to make room.
+    displaced: AtomicU64,
     /// Set when the engine broke down in this model.
     fault: OnceLock<String>,
 }
 
 impl Stats {
-    /// A place in the queue, unless `max_queued` others wait. A model at rest always has one.
+    /// A place in the queue, unless `max_queued` others wait that could not run at once.
     pub(crate) fn admit(self: &Arc<Self>, max_queued: u64) -> Option<Seat> {
-        let room = max_queued + u64::from(self.in_flight.load(Relaxed) == 0);
+        let places = self.places.load(Relaxed).max(1);
+        let room = max_queued + places.saturating_sub(self.in_flight.load(Relaxed));
         let admitted = self.queued.fetch_update(Relaxed, Relaxed, |n| (n < room).then_some(n + 1));
         if admitted.is_err() {
             self.rejected_full.fetch_add(1, Relaxed);
@@ -43,12 +52,56 @@ impl Stats {
         self.rejected_timeout.fetch_add(1, Relaxed);
     }
 
-    pub(crate) fn record_prefill(&self, tokens: usize, time: Duration) {
-        record(&self.prefill, tokens, time);
+    pub(crate) fn set_places(&self, places: usize) {
+        self.places.store(places as u64, Relaxed);
     }
 
-    pub(crate) fn record_decode(&self, tokens: usize, time: Duration) {
-        record(&self.decode, tokens, time);
+    pub(crate) fn set_bytes(&self, weights: u64, block: u64) {
+        self.bytes[0].store(weights, Relaxed);
+        self.bytes[1].store(block, Relaxed);
+    }
+
+    /// Bytes of the weights as they are held, and of the blocks that hold something.
+    pub(crate) fn held(&self) -> (u64, u64) {
+        let [weights, block] = self.bytes.each_ref().map(|bytes| bytes.load(Relaxed));
+        (weights, block * self.blocks()[0])
+    }
+
+    /// Sequences that may run at once.
+    pub(crate) fn places(&self) -> u64 {
+        self.places.load(Relaxed).max(1)
+    }
+
+    /// A forward in which `drawing` sequences drew and `prompt` tokens of prompts were run.
+    pub(crate) fn record_step(&self, drawing: usize, prompt: usize, time: Duration) {
+        if prompt >= FEWEST && prompt >= 4 * drawing {
+            record(&self.prefill, prompt, time);
+        }
+        if drawing > 0 && prompt == 0 {
+            // Of one sequence, whatever is beside it.
+            record(&self.decode, 1, time);
+        }
+    }
+
+    pub(crate) fn record_blocks(&self, filled: usize, available: usize, total: usize) {
+        for (count, now) in self.blocks.iter().zip([filled, available, total]) {
+            count.store(now as u64, Relaxed);
+        }
+    }
+
+    pub(crate) fn count_displaced(&self) {
+        self.displaced.fetch_add(1, Relaxed);
+    }
+
+    /// Blocks of the cache: that hold something, that can be had, and in all.
+    pub(crate) fn blocks(&self) -> [u64; 3] {
+        self.blocks.each_ref().map(|count| count.load(Relaxed))
+    }
+
+    /// Sequences that had to make room for others.
+    #[cfg(test)]
+    pub(crate) fn displaced(&self) -> u64 {
+        self.displaced.load(Relaxed)
     }
 
     /// The first fault stays.
@@ -79,7 +132,7 @@ impl Stats {
 
 /// Only the device's thread writes, so reading and writing need not be one.
 fn record(average: &AtomicU64, tokens: usize, time: Duration) {
-    if tokens < FEWEST || time.is_zero() {
+    if time.is_zero() {
         return;
     }
     #[expect(clippy::cast_precision_loss, reason = "token counts stay far below 2^53")]
@@ -154,10 +207,12 @@ mod tests {
     #[test]
     fn rates_move_towards_the_newest() {
         let stats = Stats::default();
-        stats.record_decode(100, Duration::from_secs(1));
-        stats.record_decode(200, Duration::from_secs(1));
-        stats.record_decode(1, Duration::from_secs(1));
-        assert!((stats.rates().1 - 130.0).abs() < 1e-9);
+        stats.record_step(8, 0, Duration::from_millis(10));
+        stats.record_step(1, 0, Duration::from_millis(5));
+        // Both at once, or next to nothing: nothing is learned.
+        stats.record_step(8, 8, Duration::from_secs(1));
+        stats.record_step(0, 1, Duration::from_secs(1));
+        assert!((stats.rates().1 - 110.0).abs() < 1e-9);
         assert!(stats.rates().0 == 0.0);
     }
 }

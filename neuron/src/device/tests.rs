@@ -1,49 +1,100 @@
-use std::{path::Path, sync::atomic::AtomicUsize};
+use std::sync::atomic::AtomicUsize;
 
 use super::*;
-use crate::engine::{Architecture, Finish, Model, Sampling};
+use crate::engine::{Architecture, Batch, Finish, Limits, Logits, Model, Sampling, shape_for_tests};
 
-/// Counts up from its last input, from 60 back to 40; token 13 panics, 14 fails.
+/// Counts up from each sequence's last input, from 60 back to 40; token 13 panics, 14 fails, 15 gives no number.
 struct Counter {
     steps: Arc<AtomicUsize>,
     pace: Duration,
+    limits: Limits,
+    logits: Vec<f32>,
+    /// What each position of each block was given.
+    memory: Vec<Vec<u32>>,
+}
+
+impl Counter {
+    fn new(counters: &Counters) -> Self {
+        let limits = counters.limits;
+        Self {
+            steps: Arc::clone(&counters.steps),
+            pace: counters.pace,
+            limits,
+            logits: Vec::new(),
+            memory: vec![vec![0; limits.block]; limits.blocks],
+        }
+    }
 }
 
 impl Model for Counter {
-    fn forward(&mut self, tokens: &[u32], _: usize) -> Result<Vec<f32>, ModelError> {
-        std::thread::sleep(self.pace);
-        self.steps.fetch_add(1, Ordering::Relaxed);
-        let last = *tokens.last().unwrap();
-        match last {
-            13 => panic!("unlucky"),
-            14 => Err(ModelError("no".into())),
-            _ => {
-                let next = if last == 60 { 40 } else { last + 1 };
-                Ok((0..64).map(|token| if token == next { 1.0 } else { 0.0 }).collect())
-            }
-        }
+    fn limits(&self) -> Limits {
+        self.limits
     }
 
-    fn reset(&mut self) {}
+    fn forward(&mut self, batch: &Batch<'_>) -> Result<Logits<'_>, ModelError> {
+        std::thread::sleep(self.pace);
+        self.steps.fetch_add(1, Ordering::Relaxed);
+        assert!(batch.parts.len() <= self.limits.sequences && batch.tokens.len() <= self.limits.tokens);
+        self.logits.clear();
+        let mut first = 0;
+        for part in batch.parts {
+            let tokens = &batch.tokens[first..first + part.len];
+            first += part.len;
+            for (position, token) in (part.position..).zip(tokens) {
+                let block = part.blocks[position / self.limits.block];
+                self.memory[block as usize][position % self.limits.block] = *token;
+            }
+            // Every sequence here counts, so what stands before a token is known.
+            for position in 1..part.position + part.len {
+                let at = |p: usize| {
+                    self.memory[part.blocks[p / self.limits.block] as usize][p % self.limits.block]
+                };
+                let (before, this) = (at(position - 1), at(position));
+                assert!(this == before + 1 || (before == 60 && this == 40), "{before} before {this}");
+            }
+            let last = tokens[part.len - 1];
+            match last {
+                13 => panic!("unlucky"),
+                14 => return Err(ModelError("no".into())),
+                _ if !part.logits => {}
+                15 => self.logits.extend([f32::NAN; 64]),
+                _ => {
+                    let next = if last == 60 { 40 } else { last + 1 };
+                    self.logits.extend((0..64).map(|token| if token == next { 1.0 } else { 0.0 }));
+                }
+            }
+        }
+        Ok(Logits { data: &mut self.logits, vocab: 64 })
+    }
 
-    fn chunk(&self, left: usize) -> usize {
-        left.min(2)
+    fn weights_bytes(&self) -> u64 {
+        0
     }
 }
 
-#[derive(Default)]
 struct Counters {
     steps: Arc<AtomicUsize>,
     pace: Duration,
     load_time: Duration,
+    limits: Limits,
+}
+
+/// One sequence at a time, a few tokens of a prompt a step.
+const ONE: Limits =
+    Limits { sequences: 1, tokens: 2, block: 64, blocks: 1, block_bytes: 0, shares_blocks: false };
+
+impl Default for Counters {
+    fn default() -> Self {
+        Self { steps: Arc::default(), pace: Duration::ZERO, load_time: Duration::ZERO, limits: ONE }
+    }
 }
 
 impl Backend for Counters {
-    fn load(&mut self, _: &Path, _: &Header, _: &Shape, _: u64) -> Result<Box<dyn Model>, ModelError> {
+    fn load(&mut self, _: &Weights, _: &Shape, _: Room) -> Result<Box<dyn Model>, ModelError> {
         if self.load_time > Duration::ZERO {
             std::thread::sleep(self.load_time);
         }
-        Ok(Box::new(Counter { steps: Arc::clone(&self.steps), pace: self.pace }))
+        Ok(Box::new(Counter::new(self)))
     }
 }
 
@@ -69,37 +120,44 @@ impl Rig {
     }
 
     async fn load(&self) {
-        let header = Arc::new(Header {
+        let header = crate::gguf::Header {
             version: 3,
             metadata: [].into(),
             tensors: [].into(),
             data_offset: 0,
             file_len: 0,
-        });
-        let shape = Shape {
-            architecture: Architecture::Llama,
-            layers: 1,
-            hidden: 1,
-            feed_forward: 1,
-            heads: 1,
-            kv_heads: 1,
-            head_dim: 2,
-            vocab: 64,
-            trained_context: 64,
         };
-        let stats = Arc::clone(&self.stats);
-        self.device.load(self.key, PathBuf::new(), header, shape, 64, stats).await.unwrap();
+        let weights = Weights::Gguf { path: std::path::PathBuf::new(), header: Arc::new(header) };
+        let shape = shape_for_tests(Architecture::Llama);
+        let (room, stats) = (Room { context: 64, cached: 64 }, Arc::clone(&self.stats));
+        self.device.load(self.key, weights, shape, room, stats).await.unwrap();
     }
 
     fn ask(&self, prompt: &[u32], max_tokens: usize, patience: Duration) -> mpsc::Receiver<Event> {
-        let generation = Generation {
-            model: self.key,
-            prompt: prompt.to_vec(),
-            max_tokens,
-            sampling: Sampling { temperature: 0.0, ..Sampling::default() },
-            end: Arc::new([30]),
-        };
+        self.ask_as("", prompt, max_tokens, patience)
+    }
+
+    fn ask_as(
+        &self,
+        caller: &str,
+        prompt: &[u32],
+        max_tokens: usize,
+        patience: Duration,
+    ) -> mpsc::Receiver<Event> {
+        let generation = generation(self.key, caller, prompt, max_tokens);
         self.device.generate(generation, self.stats.admit(8).unwrap(), patience).unwrap()
+    }
+}
+
+fn generation(model: ModelKey, caller: &str, prompt: &[u32], max_tokens: usize) -> Generation {
+    Generation {
+        model,
+        caller: caller.into(),
+        prompt: prompt.to_vec(),
+        max_tokens,
+        sampling: Sampling { temperature: 0.0, ..Sampling::default() },
+        end: Arc::new([30]),
+        ignore_end: false,
     }
 }
 
@@ -110,6 +168,7 @@ async fn all(mut events: mpsc::Receiver<Event>) -> (Vec<u32>, Result<Finish, Fai
     let mut tokens = Vec::new();
     loop {
         match events.recv().await.expect("an end comes before the channel closes") {
+            Event::Begun { .. } => {}
             Event::Token(token) => tokens.push(token),
             Event::Done(finish, _) => return (tokens, Ok(finish)),
             Event::Failed(failure) => return (tokens, Err(failure)),
@@ -131,6 +190,7 @@ async fn sequences_run_in_order_and_end_where_they_should() {
 async fn a_client_that_leaves_stops_its_sequence_within_a_step() {
     let rig = Rig::new(Duration::from_millis(20)).await;
     let mut events = rig.ask(&[1], 60, PATIENT);
+    assert_eq!(events.recv().await, Some(Event::Begun { cached: 0 }));
     assert_eq!(events.recv().await, Some(Event::Token(2)));
     drop(events);
     // The next one's first token comes while a first sequence that went on would still have the turn.
@@ -223,15 +283,12 @@ async fn stopping_does_not_wait_for_a_load() {
 fn a_client_that_takes_nothing_hears_why_it_ended() {
     let (out, mut events) = mpsc::channel(4);
     let stats: Arc<Stats> = Arc::default();
-    let (prompt, end) = (vec![40], Arc::new([30]));
-    let sampling = Sampling { temperature: 0.0, ..Sampling::default() };
-    let generation = Generation { model: ModelKey(1), prompt, max_tokens: 50, sampling, end };
+    let generation = generation(ModelKey(1), "", &[40], 50);
     let now = Instant::now();
     let mut sequence = Sequence::new(generation, out, stats.admit(1).unwrap(), now + PATIENT);
-    sequence.begin(now);
-    let mut model = Counter { steps: Arc::default(), pace: Duration::ZERO };
+    sequence.begin(now, 0);
     while sequence.flush(now) {
-        sequence.step(&mut model).unwrap();
+        sequence.draw(&mut [0.0, 1.0]);
     }
     assert!(!sequence.flush(now + Duration::from_secs(59)) && !sequence.is_over());
     assert!(sequence.flush(now + Duration::from_secs(61)) && sequence.is_over());
@@ -239,4 +296,109 @@ fn a_client_that_takes_nothing_hears_why_it_ended() {
     let got: Vec<Event> = std::iter::from_fn(|| events.try_recv().ok()).collect();
     assert_eq!(got.last(), Some(&Event::Failed(Failure::Stalled)), "{got:?}");
     assert_eq!(got.len(), 4);
+}
+
+fn batching(sequences: usize, blocks: usize) -> Counters {
+    let limits = Limits { sequences, tokens: 16, block: 4, blocks, block_bytes: 0, shares_blocks: true };
+    Counters { limits, ..Counters::default() }
+}
+
+async fn batching_rig(sequences: usize, blocks: usize, pace: Duration) -> Rig {
+    let counters = Counters { pace, ..batching(sequences, blocks) };
+    let steps = Arc::clone(&counters.steps);
+    let rig = Rig::with(counters, steps);
+    rig.load().await;
+    rig
+}
+
+/// What follows `last`, `count` times.
+fn counted(last: u32, count: usize) -> Vec<u32> {
+    let next = |n: &u32| Some(if *n == 60 { 40 } else { n + 1 });
+    std::iter::successors(next(&last), next).take(count).collect()
+}
+
+#[tokio::test]
+async fn sequences_share_steps() {
+    let rig = batching_rig(8, 64, Duration::from_millis(3)).await;
+    let asked: Vec<_> = (0..8).map(|n| rig.ask(&counted(39, n + 1), 20, PATIENT)).collect();
+    for (n, events) in asked.into_iter().enumerate() {
+        let last = *counted(39, n + 1).last().unwrap();
+        assert_eq!(all(events).await, (counted(last, 20), Ok(Finish::Length)));
+    }
+    let steps = rig.steps.load(Ordering::Relaxed);
+    assert!(steps < 40, "eight sequences of twenty tokens took {steps} steps");
+}
+
+/// Few blocks for many sequences: some make room and run again what they had. Nobody hears of it, and the
+/// model, which checks what stands before every token, finds nothing out of place.
+#[tokio::test]
+async fn who_makes_room_goes_on_where_it_was() {
+    let rig = batching_rig(4, 9, Duration::ZERO).await;
+    let asked: Vec<_> = (0..8).map(|n| rig.ask(&counted(40 + n, 3), 17, PATIENT)).collect();
+    for (n, events) in (0..).zip(asked) {
+        assert_eq!(all(events).await, (counted(43 + n, 17), Ok(Finish::Length)), "{n}");
+    }
+    assert!(rig.stats.displaced() > 0);
+    let [_, available, total] = rig.stats.blocks();
+    assert_eq!((available, total), (9, 9), "every block is back");
+}
+
+#[tokio::test]
+async fn a_conversation_that_goes_on_finds_its_beginning_and_nobody_elses() {
+    let rig = batching_rig(4, 64, Duration::ZERO).await;
+    let cached = async |caller: &str, prompt: &[u32]| {
+        let mut events = rig.ask_as(caller, prompt, 1, PATIENT);
+        match events.recv().await {
+            Some(Event::Begun { cached }) => cached,
+            other => panic!("{other:?}"),
+        }
+    };
+    assert_eq!(cached("alice", &counted(39, 14)).await, 0);
+    assert_eq!(cached("alice", &counted(39, 19)).await, 12);
+    assert_eq!(cached("bob", &counted(39, 19)).await, 0);
+}
+
+#[tokio::test]
+async fn one_with_a_single_request_does_not_wait_for_anothers_hundred() {
+    let rig = batching_rig(1, 64, Duration::from_millis(1)).await;
+    rig.stats.set_places(1000);
+    let flood: Vec<_> = (0..100).map(|_| rig.ask_as("flood", &[40], 10, PATIENT)).collect();
+    let before = rig.steps.load(Ordering::Relaxed);
+    assert_eq!(all(rig.ask_as("light", &[40], 10, PATIENT)).await.1, Ok(Finish::Length));
+    let steps = rig.steps.load(Ordering::Relaxed) - before;
+    assert!(steps < 60, "it waited for {steps} steps");
+    drop(flood);
+}
+
+#[tokio::test]
+async fn output_that_is_no_number_ends_its_own_request() {
+    let rig = batching_rig(4, 64, Duration::from_millis(2)).await;
+    let (bad, good) = (rig.ask(&[15], 9, PATIENT), rig.ask(&[40], 9, PATIENT));
+    let (_, failure) = all(bad).await;
+    assert!(matches!(&failure, Err(Failure::Model(why)) if why.contains("not a number")), "{failure:?}");
+    assert_eq!(all(good).await, (counted(40, 9), Ok(Finish::Length)));
+}
+
+#[tokio::test]
+async fn ten_thousand_that_wait_are_served_or_leave() {
+    let rig = batching_rig(64, 512, Duration::ZERO).await;
+    rig.stats.set_places(20_000);
+    let mut asked = Vec::new();
+    for n in 0..10_000 {
+        while rig.stats.load().1 > 800 {
+            tokio::time::sleep(Duration::from_millis(1)).await;
+        }
+        let events = rig.ask_as(&format!("caller {}", n % 7), &[40], 3, PATIENT);
+        // Every third client leaves at once.
+        if n % 3 != 0 {
+            asked.push(events);
+        }
+    }
+    for events in asked {
+        assert_eq!(all(events).await, (counted(40, 3), Ok(Finish::Length)));
+    }
+    while rig.stats.load() != (0, 0) {
+        tokio::time::sleep(Duration::from_millis(1)).await;
+    }
+    assert_eq!(rig.stats.blocks()[1], 512);
 }

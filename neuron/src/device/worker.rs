@@ -1,9 +1,8 @@
-//! The device's thread: drain the controls, pick a sequence, run one forward, hand out its token, again.
+//! The device's thread: drain the controls, run a forward for each model that has work, again.
 
 use std::{
     collections::HashMap,
     panic::{AssertUnwindSafe, catch_unwind},
-    sync::Arc,
     time::{Duration, Instant},
 };
 
@@ -12,38 +11,26 @@ use tokio::sync::{
     oneshot,
 };
 
-use super::{Control, Failure, Load, ModelKey, Stats};
+use super::{Control, Failure, Load, ModelKey};
 use crate::{
-    engine::{Backend, Model, ModelError, Scheduler},
+    engine::{Backend, Lane, ModelError, Sequence, Stepped},
     memory,
 };
 
-/// How long the thread rests while the only client that it works for takes nothing.
+/// How long the thread rests while every client that it works for takes nothing.
 const STALL_PAUSE: Duration = Duration::from_millis(1);
 
 pub(super) struct Worker {
     backend: Box<dyn Backend>,
     controls: Receiver<Control>,
-    models: HashMap<ModelKey, Resident>,
-    scheduler: Scheduler,
+    lanes: HashMap<ModelKey, Lane>,
     /// Unloads that wait for their model's last sequence.
     leaving: Vec<(ModelKey, oneshot::Sender<()>)>,
 }
 
-struct Resident {
-    model: Box<dyn Model>,
-    stats: Arc<Stats>,
-}
-
 impl Worker {
     pub(super) fn new(backend: Box<dyn Backend>, controls: Receiver<Control>) -> Self {
-        Self {
-            backend,
-            controls,
-            models: HashMap::new(),
-            scheduler: Scheduler::default(),
-            leaving: Vec::new(),
-        }
+        Self { backend, controls, lanes: HashMap::new(), leaving: Vec::new() }
     }
 
     /// Until [`Control::Stop`], or until every handle is gone.
@@ -57,7 +44,7 @@ impl Worker {
     /// `false`: the thread shall end. Waits only when there is nothing to compute.
     fn drain_controls(&mut self) -> bool {
         loop {
-            let control = if self.scheduler.is_idle() {
+            let control = if self.lanes.values().all(Lane::is_idle) {
                 self.controls.blocking_recv().ok_or(TryRecvError::Disconnected)
             } else {
                 self.controls.try_recv()
@@ -75,86 +62,77 @@ impl Worker {
         match control {
             Control::Load(load) => self.load(*load),
             Control::Unload(key, reply) => self.leaving.push((key, reply)),
-            Control::Generate(sequence) => self.scheduler.push(*sequence),
+            Control::Generate(sequence) => self.start(*sequence),
             Control::Stop => {}
         }
     }
 
+    fn start(&mut self, mut sequence: Sequence) {
+        match self.lanes.get_mut(&sequence.model()) {
+            Some(lane) => lane.push(sequence),
+            None => {
+                sequence.fail(Failure::NotLoaded);
+                sequence.flush(Instant::now());
+            }
+        }
+    }
+
     fn load(&mut self, load: Load) {
-        let Load { key, path, header, shape, context, stats, reply } = load;
-        let loaded = catch_unwind(AssertUnwindSafe(|| self.backend.load(&path, &header, &shape, context)));
+        let Load { key, weights, shape, room, stats, reply } = load;
+        let loaded = catch_unwind(AssertUnwindSafe(|| self.backend.load(&weights, &shape, room)));
         let outcome = match loaded {
             Ok(Ok(model)) => {
-                self.models.insert(key, Resident { model, stats });
+                self.lanes.insert(key, Lane::new(model, stats));
                 Ok(())
             }
             Ok(Err(error)) => Err(error),
             Err(panic) => Err(ModelError(panic_text(&*panic))),
         };
-        if outcome.is_err() {
-            memory::give_back();
-        }
+        // What was read to be packed, too.
+        memory::give_back();
         // Nobody waiting is no reason to unload: whoever asks next finds it loaded.
         reply.send(outcome).ok();
     }
 
+    /// A forward of every model that has work: models take turns.
     fn step(&mut self) {
-        let now = Instant::now();
-        let Some(sequence) = self.scheduler.next(now) else { return };
-        if sequence.is_over() {
-            self.end_running();
-            return;
-        }
-        if !sequence.flush(now) {
-            std::thread::sleep(STALL_PAUSE);
-            return;
-        }
-        // Its last events had been held back: nothing is left to compute.
-        if sequence.is_over() {
-            self.end_running();
-            return;
-        }
-        let key = sequence.model();
-        match self.models.get_mut(&key) {
-            None => sequence.fail(Failure::NotLoaded),
-            Some(resident) => {
-                let model = resident.model.as_mut();
-                match catch_unwind(AssertUnwindSafe(|| sequence.step(model))) {
-                    Ok(Ok(())) => {}
-                    Ok(Err(error)) => sequence.fail(Failure::Model(error.to_string())),
-                    Err(panic) => return self.fault(key, panic_text(&*panic)),
-                }
+        let (mut stalled, mut worked) = (false, false);
+        let mut faults = Vec::new();
+        for (key, lane) in &mut self.lanes {
+            match catch_unwind(AssertUnwindSafe(|| lane.step())) {
+                Ok(Stepped::Worked) => worked = true,
+                Ok(Stepped::Stalled) => stalled = true,
+                Ok(Stepped::Idle) => {}
+                Err(panic) => faults.push((*key, panic_text(&*panic))),
             }
         }
-        sequence.flush(now);
-        if sequence.is_over() {
-            self.end_running();
+        for (key, what) in faults {
+            self.fault(key, what);
         }
-    }
-
-    fn end_running(&mut self) {
-        let Some(sequence) = self.scheduler.finish() else { return };
-        if let Some(resident) = self.models.get_mut(&sequence.model()) {
-            resident.model.reset();
+        if stalled && !worked {
+            std::thread::sleep(STALL_PAUSE);
         }
     }
 
     /// A panic leaves the model in no state that can be trusted: it goes, the daemon stays.
     fn fault(&mut self, key: ModelKey, what: String) {
         tracing::error!(panic = %what, "the engine broke down; its model is unloaded");
-        let resident = self.models.remove(&key);
-        if let Some(resident) = resident {
-            resident.stats.set_fault(what.clone());
-            drop_model(resident);
-        }
-        self.scheduler.fail_all(key, &Failure::Fault(what));
+        let Some(mut lane) = self.lanes.remove(&key) else { return };
+        lane.stats().set_fault(what.clone());
+        lane.fail_all(&Failure::Fault(what));
+        drop_model(lane);
     }
 
     fn finish_unloads(&mut self) {
-        let scheduler = &self.scheduler;
-        for (key, reply) in self.leaving.extract_if(.., |(key, _)| !scheduler.has(*key)) {
-            if let Some(resident) = self.models.remove(&key) {
-                drop_model(resident);
+        for (key, reply) in std::mem::take(&mut self.leaving) {
+            match self.lanes.remove(&key) {
+                Some(busy) if !busy.is_idle() => {
+                    self.lanes.insert(key, busy);
+                    self.leaving.push((key, reply));
+                    continue;
+                }
+                Some(idle) => drop_model(idle),
+                None => {}
             }
             reply.send(()).ok();
         }
@@ -162,8 +140,8 @@ impl Worker {
 }
 
 /// Drops the weights and hands their memory back to the system.
-fn drop_model(resident: Resident) {
-    if catch_unwind(AssertUnwindSafe(|| drop(resident))).is_err() {
+fn drop_model(lane: Lane) {
+    if catch_unwind(AssertUnwindSafe(|| drop(lane))).is_err() {
         tracing::error!("dropping a model panicked; its memory may be lost");
     }
     memory::give_back();

@@ -1,33 +1,81 @@
 //! What a device's thread asks of a model.
 
-use std::path::Path;
+use super::{Shape, Weights};
 
-use super::Shape;
-use crate::gguf::Header;
-
-/// A loaded model with the cache of one sequence. It never leaves its device's thread.
+/// A loaded model with the memory of its sequences. It never leaves its device's thread.
 pub trait Model {
-    /// Runs `tokens`, the first of which stands at `position`, and returns the logits after the last
-    /// of them: `[vocab]`, f32. The cache must hold exactly the `position` tokens before; 0 starts anew.
-    fn forward(&mut self, tokens: &[u32], position: usize) -> Result<Vec<f32>, ModelError>;
+    /// What it can take.
+    fn limits(&self) -> Limits;
 
-    /// Forgets the sequence and gives its memory back.
-    fn reset(&mut self);
+    /// Runs the tokens of several sequences together.
+    ///
+    /// An error, or logits that are no numbers, leave the blocks of other sequences as they were.
+    fn forward(&mut self, batch: &Batch<'_>) -> Result<Logits<'_>, ModelError>;
 
-    /// How many of `left` prompt tokens the next forward takes: at least 1, at most `left`.
-    fn chunk(&self, left: usize) -> usize;
+    /// Bytes of the weights as they are held.
+    fn weights_bytes(&self) -> u64;
+
+    /// Gives back what only a running sequence needs; called when none is left.
+    fn rest(&mut self) {}
+}
+
+/// What a model can take.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Limits {
+    /// Sequences in one forward.
+    pub sequences: usize,
+    /// Tokens in one forward.
+    pub tokens: usize,
+    /// Positions of a block; a model that keeps its one sequence in its own way says the whole window.
+    pub block: usize,
+    /// Blocks that there are.
+    pub blocks: usize,
+    /// Bytes of a block; 0 where that is not known.
+    pub block_bytes: usize,
+    /// Whether a full block may be used by several sequences that begin alike.
+    pub shares_blocks: bool,
+}
+
+/// Tokens of one or more sequences, one sequence after the other.
+#[derive(Debug, Clone, Copy)]
+pub struct Batch<'a> {
+    pub tokens: &'a [u32],
+    pub parts: &'a [Part<'a>],
+}
+
+/// One sequence's tokens in a batch.
+#[derive(Debug, Clone, Copy)]
+pub struct Part<'a> {
+    /// Tokens; at least 1.
+    pub len: usize,
+    /// Where the first of them stands. What is before it has been run.
+    pub position: usize,
+    /// For every position up to the last of these tokens.
+    pub blocks: &'a [u32],
+    /// Whether the logits after the last token are wanted.
+    pub logits: bool,
+}
+
+/// Logits of those parts that want them: `[parts, vocab]`.
+#[derive(Debug)]
+pub struct Logits<'a> {
+    pub data: &'a mut [f32],
+    pub vocab: usize,
+}
+
+/// How much a model gets beside its weights.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Room {
+    /// Tokens of one sequence.
+    pub context: u64,
+    /// Tokens of all sequences together, what is kept of ended ones included.
+    pub cached: u64,
 }
 
 /// Makes models. The worker is written against this, so that it can be tested without weights.
 pub trait Backend: Send {
-    /// Reads the weights of the file at `path` into the device's memory, for windows of `context` tokens.
-    fn load(
-        &mut self,
-        path: &Path,
-        header: &Header,
-        shape: &Shape,
-        context: u64,
-    ) -> Result<Box<dyn Model>, ModelError>;
+    /// Reads the weights into the device's memory.
+    fn load(&mut self, weights: &Weights, shape: &Shape, room: Room) -> Result<Box<dyn Model>, ModelError>;
 }
 
 /// What the engine's library says went wrong.

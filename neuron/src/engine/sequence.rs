@@ -8,7 +8,7 @@ use std::{
 
 use tokio::sync::mpsc;
 
-use super::{Model, ModelError, Sampler, Sampling};
+use super::{Sampler, Sampling, blocks::Chain};
 use crate::device::{Failure, ModelKey, Seat};
 
 /// A client that takes no token for this long has gone, whatever its connection says.
@@ -18,6 +18,8 @@ const STALL_LIMIT: Duration = Duration::from_secs(60);
 #[derive(Debug, Clone)]
 pub struct Generation {
     pub model: ModelKey,
+    /// Who asks: callers share a model fairly and see nothing of each other's cache.
+    pub caller: Arc<str>,
     /// Not empty, and shorter than the model's window.
     pub prompt: Vec<u32>,
     /// At least 1; with the prompt no longer than the window.
@@ -25,11 +27,17 @@ pub struct Generation {
     pub sampling: Sampling,
     /// Tokens that end the answer; none of them is given out.
     pub end: Arc<[u32]>,
+    /// Go on at those tokens all the same, and draw others.
+    pub ignore_end: bool,
 }
 
 /// What a sequence tells its client, in order; the last is `Done` or `Failed`.
 #[derive(Debug, Clone, PartialEq)]
 pub enum Event {
+    /// Its first token comes next; so many of the prompt's were in the cache.
+    Begun {
+        cached: usize,
+    },
     Token(u32),
     Done(Finish, Timings),
     Failed(Failure),
@@ -62,11 +70,17 @@ pub(crate) struct Sequence {
     pub(crate) seat: Seat,
     came: Instant,
     deadline: Instant,
-    /// Tokens in the model's cache.
-    position: usize,
-    /// Drawn, not yet in the cache.
-    next: Option<u32>,
-    /// Not yet taken by the client: at most a token and the end.
+    /// The prompt, then what was drawn.
+    tokens: Vec<u32>,
+    /// Of those, how many the cache has.
+    done: usize,
+    pub(crate) chain: Chain,
+    /// Tokens of the prompt that the cache had when its turn came.
+    cached: usize,
+    /// When its turn came, and when its first token was drawn.
+    began: Option<Instant>,
+    spoke: Option<Instant>,
+    /// Not yet taken by the client: at most the beginning, a token and the end.
     outbox: VecDeque<Event>,
     stalled_since: Option<Instant>,
     timings: Timings,
@@ -83,14 +97,18 @@ impl Sequence {
     ) -> Self {
         let sampler = Sampler::new(generation.sampling.clone(), &generation.prompt);
         Self {
-            generation,
             sampler,
             out,
             seat,
             came: Instant::now(),
             deadline,
-            position: 0,
-            next: None,
+            tokens: generation.prompt.clone(),
+            generation,
+            done: 0,
+            chain: Chain::default(),
+            cached: 0,
+            began: None,
+            spoke: None,
             outbox: VecDeque::new(),
             stalled_since: None,
             timings: Timings::default(),
@@ -102,24 +120,58 @@ impl Sequence {
         self.generation.model
     }
 
+    pub(crate) fn caller(&self) -> &Arc<str> {
+        &self.generation.caller
+    }
+
+    /// Tokens that it asks for in all, prompt and answer.
+    pub(crate) fn cost(&self) -> u64 {
+        (self.generation.prompt.len() + self.generation.max_tokens) as u64
+    }
+
     /// Its client has left.
     pub(crate) fn is_abandoned(&self) -> bool {
         self.out.is_closed()
     }
 
     pub(crate) fn is_overdue(&self, now: Instant) -> bool {
-        now >= self.deadline
+        self.began.is_none() && now >= self.deadline
     }
 
-    /// Its turn has come.
-    pub(crate) fn begin(&mut self, now: Instant) {
-        self.timings.queued = now.saturating_duration_since(self.came);
-        self.seat.take();
+    /// Its turn has come, and the cache has its first `cached` tokens. Also after it had to make room.
+    pub(crate) fn begin(&mut self, now: Instant, cached: usize) {
+        self.done = cached;
+        if self.began.is_none() {
+            self.began = Some(now);
+            self.timings.queued = now.saturating_duration_since(self.came);
+            self.cached = cached;
+            self.seat.take();
+        }
+    }
+
+    /// Prompt and answer so far.
+    pub(crate) fn tokens(&self) -> &[u32] {
+        &self.tokens
+    }
+
+    /// Tokens that the cache has.
+    pub(crate) fn done(&self) -> usize {
+        self.done
+    }
+
+    /// Tokens that the cache lacks: one while it draws, more while its prompt is run.
+    pub(crate) fn pending(&self) -> usize {
+        self.tokens.len() - self.done
     }
 
     /// Nothing more will be computed, and the client has all of it or has gone.
     pub(crate) fn is_over(&self) -> bool {
         self.is_abandoned() || (self.over && self.outbox.is_empty())
+    }
+
+    /// Nothing more will be computed.
+    pub(crate) fn has_ended(&self) -> bool {
+        self.over || self.is_abandoned()
     }
 
     /// Ends it with an error.
@@ -129,7 +181,6 @@ impl Sequence {
 
     fn end(&mut self, last: Event) {
         self.over = true;
-        self.record();
         self.seat.give_back();
         self.outbox.push_back(last);
     }
@@ -139,7 +190,7 @@ impl Sequence {
     pub(crate) fn flush(&mut self, now: Instant) -> bool {
         while let Some(event) = self.outbox.pop_front() {
             // The last place is kept for the end, so that even a client that is behind hears how it ended.
-            let kept = usize::from(matches!(event, Event::Token(_)));
+            let kept = usize::from(!matches!(event, Event::Done(..) | Event::Failed(_)));
             if self.out.capacity() > kept {
                 // A failure means that nobody listens: see `is_abandoned`.
                 self.out.try_send(event).ok();
@@ -157,54 +208,40 @@ impl Sequence {
         true
     }
 
-    /// One step: a chunk of the prompt, or one token.
-    pub(crate) fn step(&mut self, model: &mut dyn Model) -> Result<(), ModelError> {
-        let started = Instant::now();
-        let prefilling = self.next.is_none();
-        let mut logits = match self.next {
-            Some(token) => {
-                let logits = model.forward(&[token], self.position)?;
-                self.position += 1;
-                logits
+    /// The cache has `count` tokens more.
+    pub(crate) fn advance(&mut self, count: usize) {
+        self.done += count;
+    }
+
+    /// Draws the next token from the logits after all tokens so far.
+    pub(crate) fn draw(&mut self, logits: &mut [f32]) {
+        if self.generation.ignore_end {
+            for end in self.generation.end.iter() {
+                if let Some(logit) = logits.get_mut(*end as usize) {
+                    *logit = f32::NEG_INFINITY;
+                }
             }
-            None => {
-                let left = &self.generation.prompt[self.position..];
-                let chunk = model.chunk(left.len()).clamp(1, left.len());
-                let logits = model.forward(&left[..chunk], self.position)?;
-                self.position += chunk;
-                logits
-            }
+        }
+        let Some(token) = self.sampler.sample(logits) else {
+            self.fail(Failure::Model("the model's output is not a number".to_owned()));
+            return;
         };
-        let finish =
-            if self.position < self.generation.prompt.len() { None } else { self.draw(&mut logits)? };
-        let spent = if prefilling { &mut self.timings.prefill } else { &mut self.timings.decode };
-        *spent += started.elapsed();
-        if let Some(finish) = finish {
-            self.end(Event::Done(finish, self.timings));
+        let now = Instant::now();
+        if self.spoke.is_none() {
+            self.outbox.push_back(Event::Begun { cached: self.cached });
         }
-        Ok(())
-    }
-
-    /// Draws the next token; returns why it was the last.
-    fn draw(&mut self, logits: &mut [f32]) -> Result<Option<Finish>, ModelError> {
-        let token = self
-            .sampler
-            .sample(logits)
-            .ok_or_else(|| ModelError("the model's output is not a number".to_owned()))?;
+        let spoke = *self.spoke.get_or_insert(now);
         self.timings.tokens += 1;
+        self.timings.decode = now.saturating_duration_since(spoke);
+        self.timings.prefill = spoke.saturating_duration_since(self.began.unwrap_or(spoke));
         if self.generation.end.contains(&token) {
-            return Ok(Some(Finish::Stop));
+            self.end(Event::Done(Finish::Stop, self.timings));
+            return;
         }
-        self.next = Some(token);
+        self.tokens.push(token);
         self.outbox.push_back(Event::Token(token));
-        Ok((self.timings.tokens >= self.generation.max_tokens).then_some(Finish::Length))
-    }
-
-    /// Tells the model's statistics how fast it went.
-    fn record(&self) {
-        let prefilled = self.position.min(self.generation.prompt.len());
-        self.seat.stats().record_prefill(prefilled, self.timings.prefill);
-        // The first token comes out of the prefill.
-        self.seat.stats().record_decode(self.timings.tokens.saturating_sub(1), self.timings.decode);
+        if self.timings.tokens >= self.generation.max_tokens {
+            self.end(Event::Done(Finish::Length, self.timings));
+        }
     }
 }

@@ -71,10 +71,12 @@ impl Registry {
         let checked = checked.await.map_err(|e| LoadFailure::Engine(e.to_string()))??;
 
         let _turn = self.load_turn.lock().await;
-        let (context, estimate) = preflight::fit(&id, &checked, max_context, self.memory().free_mb)?;
-        let Checked { header, shape, text, .. } = checked;
+        let limits = self.config.engine.cache_limits();
+        let (room, estimate) = preflight::fit(&id, &checked, limits, self.memory().free_mb)?;
+        let context = room.context;
+        let Checked { weights, shape, text, .. } = checked;
         let (key, stats) = (self.device.new_key(), Arc::new(Stats::default()));
-        let load = self.device.load(key, resolved.path, header, shape, context, Arc::clone(&stats));
+        let load = self.device.load(key, weights, shape, room, Arc::clone(&stats));
         load.await.map_err(|e| LoadFailure::Engine(e.to_string()))?;
         let seconds = started.elapsed().as_secs_f64();
         tracing::info!(model = %id, seconds, context, memory_mb = estimate.total_mb(), "the model is loaded");

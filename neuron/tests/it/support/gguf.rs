@@ -12,6 +12,8 @@ const HIDDEN: u64 = 64;
 const HEADS: u32 = 4;
 const KV_HEADS: u32 = 2;
 const FEED_FORWARD: u64 = 96;
+const EXPERTS: u64 = 8;
+const EXPERT_FEED_FORWARD: u64 = 32;
 const END: &str = "<|im_end|>";
 
 /// A metadata value, by its GGUF type.
@@ -64,7 +66,15 @@ impl Gguf {
                 text("{% for m in messages %}{{ m.content }}{% endfor %}"),
             ),
         ];
-        Self { metadata, tensors: tensors(architecture, vocab) }
+        let tiny = Self { metadata, tensors: tensors(architecture, vocab) };
+        match architecture {
+            "qwen3moe" => tiny
+                .with_number("qwen3moe.expert_count", 8)
+                .with_number("qwen3moe.expert_used_count", 3)
+                .with_number("qwen3moe.expert_feed_forward_length", 32),
+            "gemma3" => tiny.with_number("gemma3.attention.sliding_window", 40),
+            _ => tiny,
+        }
     }
 
     /// Replaces or adds a metadata value.
@@ -159,17 +169,28 @@ fn tensors(architecture: &str, vocab: u64) -> Vec<(String, Vec<u64>, u32)> {
         add("attn_v.weight", &[HIDDEN, keys]);
         add("attn_output.weight", &[HIDDEN, HIDDEN]);
         add("ffn_norm.weight", &[HIDDEN]);
-        add("ffn_gate.weight", &[HIDDEN, FEED_FORWARD]);
-        add("ffn_up.weight", &[HIDDEN, FEED_FORWARD]);
-        add("ffn_down.weight", &[FEED_FORWARD, HIDDEN]);
+        if architecture == "qwen3moe" {
+            add("ffn_gate_inp.weight", &[HIDDEN, EXPERTS]);
+            add("ffn_gate_exps.weight", &[HIDDEN, EXPERT_FEED_FORWARD, EXPERTS]);
+            add("ffn_up_exps.weight", &[HIDDEN, EXPERT_FEED_FORWARD, EXPERTS]);
+            add("ffn_down_exps.weight", &[EXPERT_FEED_FORWARD, HIDDEN, EXPERTS]);
+        } else {
+            add("ffn_gate.weight", &[HIDDEN, FEED_FORWARD]);
+            add("ffn_up.weight", &[HIDDEN, FEED_FORWARD]);
+            add("ffn_down.weight", &[FEED_FORWARD, HIDDEN]);
+        }
         if architecture == "qwen2" {
             add("attn_q.bias", &[HIDDEN]);
             add("attn_k.bias", &[keys]);
             add("attn_v.bias", &[keys]);
         }
-        if architecture == "qwen3" {
+        if ["qwen3", "qwen3moe", "gemma3"].contains(&architecture) {
             add("attn_q_norm.weight", &[head]);
             add("attn_k_norm.weight", &[head]);
+        }
+        if architecture == "gemma3" {
+            add("post_attention_norm.weight", &[HIDDEN]);
+            add("post_ffw_norm.weight", &[HIDDEN]);
         }
     }
     tensors

@@ -1,0 +1,200 @@
+//! Matrices of floats, sixteen rows to a panel.
+//!
+//! A panel holds its rows column by column, sixteen floats each, so that a kernel multiplies them with
+//! one activation, repeated. Attention's keys and values lie in memory the same way and use the same kernel.
+
+pub(crate) mod kernel;
+
+use half::{bf16, f16};
+
+use crate::{Pool, cpu::Level, shared::Shared};
+
+/// Rows of a panel.
+pub const LANES: usize = 16;
+/// Rows of activations that one pass over a panel takes.
+pub(crate) const MOST: usize = 6;
+
+/// A float format.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Float {
+    F32,
+    F16,
+    BF16,
+}
+
+impl Float {
+    /// Bytes of an element.
+    pub fn bytes(self) -> usize {
+        match self {
+            Self::F32 => 4,
+            Self::F16 | Self::BF16 => 2,
+        }
+    }
+
+    /// Bytes that a matrix takes once it is packed.
+    pub fn packed_bytes(self, rows: u64, columns: u64) -> u64 {
+        rows.div_ceil(LANES as u64) * LANES as u64 * columns * self.bytes() as u64
+    }
+
+    fn get(self, bytes: &[u8], at: usize) -> f32 {
+        match self {
+            Self::F32 => {
+                f32::from_le_bytes([bytes[at * 4], bytes[at * 4 + 1], bytes[at * 4 + 2], bytes[at * 4 + 3]])
+            }
+            Self::F16 => f16::from_le_bytes([bytes[at * 2], bytes[at * 2 + 1]]).to_f32(),
+            Self::BF16 => bf16::from_le_bytes([bytes[at * 2], bytes[at * 2 + 1]]).to_f32(),
+        }
+    }
+
+    /// Elements as floats.
+    pub fn to_f32(self, bytes: &[u8]) -> Vec<f32> {
+        (0..bytes.len() / self.bytes()).map(|at| self.get(bytes, at)).collect()
+    }
+}
+
+/// Elements in memory, by their width.
+pub(crate) enum Elements {
+    F32(Vec<f32>),
+    F16(Vec<u16>),
+    BF16(Vec<u16>),
+}
+
+/// Where a kernel finds its panel's elements.
+#[derive(Clone, Copy)]
+pub(crate) enum View<'a> {
+    F32(&'a [f32]),
+    F16(&'a [u16]),
+    BF16(&'a [u16]),
+}
+
+impl Elements {
+    pub(crate) fn zeros(float: Float, len: usize) -> Self {
+        match float {
+            Float::F32 => Self::F32(vec![0.0; len]),
+            Float::F16 => Self::F16(vec![0; len]),
+            Float::BF16 => Self::BF16(vec![0; len]),
+        }
+    }
+
+    pub(crate) fn view(&self, from: usize, len: usize) -> View<'_> {
+        match self {
+            Self::F32(all) => View::F32(&all[from..from + len]),
+            Self::F16(all) => View::F16(&all[from..from + len]),
+            Self::BF16(all) => View::BF16(&all[from..from + len]),
+        }
+    }
+}
+
+/// A matrix of floats, `[rows, columns]`.
+pub struct DenseMatrix {
+    rows: usize,
+    columns: usize,
+    float: Float,
+    data: Elements,
+}
+
+impl DenseMatrix {
+    /// Packs a `[rows, columns]` matrix as it lies in a file, row by row, little end first. `order(r)` is the
+    /// row of the file that becomes row `r`.
+    ///
+    /// Panics where `bytes` is not exactly the matrix: a caller has checked the file's header.
+    pub fn pack(
+        pool: &mut Pool,
+        float: Float,
+        rows: usize,
+        columns: usize,
+        bytes: &[u8],
+        order: impl Fn(usize) -> usize + Sync,
+    ) -> Self {
+        assert!(
+            bytes.len() == rows * columns * float.bytes(),
+            "{} bytes are no {rows}x{columns}",
+            bytes.len()
+        );
+        let (panels, len) = (rows.div_ceil(LANES), LANES * columns);
+        let mut data = Elements::zeros(float, panels * len);
+        let row = |panel: usize, lane: usize| {
+            let row = panel * LANES + lane;
+            (row < rows).then(|| {
+                let from = order(row) * columns * float.bytes();
+                &bytes[from..from + columns * float.bytes()]
+            })
+        };
+        match &mut data {
+            Elements::F32(data) => {
+                let out = Shared::new(data);
+                pool.run(panels, |panel| {
+                    // SAFETY: each panel is written by its own task.
+                    let out = unsafe { out.slice(panel * len, len) };
+                    for lane in 0..LANES {
+                        let Some(row) = row(panel, lane) else { continue };
+                        (0..columns).for_each(|c| out[c * LANES + lane] = float.get(row, c));
+                    }
+                });
+            }
+            Elements::F16(data) | Elements::BF16(data) => {
+                let out = Shared::new(data);
+                pool.run(panels, |panel| {
+                    // SAFETY: each panel is written by its own task.
+                    let out = unsafe { out.slice(panel * len, len) };
+                    for lane in 0..LANES {
+                        let Some(row) = row(panel, lane) else { continue };
+                        for (c, two) in row.chunks_exact(2).enumerate() {
+                            out[c * LANES + lane] = u16::from_le_bytes([two[0], two[1]]);
+                        }
+                    }
+                });
+            }
+        }
+        Self { rows, columns, float, data }
+    }
+
+    pub fn rows(&self) -> usize {
+        self.rows
+    }
+
+    pub fn columns(&self) -> usize {
+        self.columns
+    }
+
+    /// Bytes held.
+    pub fn bytes(&self) -> usize {
+        self.rows.next_multiple_of(LANES) * self.columns * self.float.bytes()
+    }
+
+    /// The products of a panel's rows with up to [`MOST`] rows of activations.
+    pub(crate) fn panel_times(
+        &self,
+        level: Level,
+        panel: usize,
+        x: &[&[f32]],
+        out: &mut [[f32; LANES]; MOST],
+    ) {
+        out[..x.len()].fill([0.0; LANES]);
+        let len = LANES * self.columns;
+        let out = out.as_flattened_mut();
+        kernel::panel_times(level, self.data.view(panel * len, len), LANES, x, out, LANES);
+    }
+
+    /// A row as floats: `[columns]`.
+    pub fn row(&self, row: usize, out: &mut [f32]) {
+        let (panel, lane) = (row / LANES, row % LANES);
+        for (column, out) in out[..self.columns].iter_mut().enumerate() {
+            let at = (panel * self.columns + column) * LANES + lane;
+            *out = match &self.data {
+                Elements::F32(data) => data[at],
+                Elements::F16(data) => f16::from_bits(data[at]).to_f32(),
+                Elements::BF16(data) => bf16::from_bits(data[at]).to_f32(),
+            };
+        }
+    }
+}
+
+impl std::fmt::Debug for DenseMatrix {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "DenseMatrix {}x{} {:?}", self.rows, self.columns, self.float)
+    }
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,245 @@
+//! From the blocks that GGUF files hold to panels.
+//!
+//! Nothing is quantised again: values keep their bits. A K-quant's scale of a group, the product of two
+//! stored numbers, is rounded to a half, which is 2^-11 of it at most. Layouts of blocks are ggml's
+//! (`ggml-common.h`, `ggml-quants.c`).
+
+use half::f16;
+
+use super::{BLOCK, Layout, PANEL, QuantMatrix, portable};
+use crate::{Pool, shared::Shared};
+
+/// A format of GGUF's.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Source {
+    Q4_0,
+    Q4_1,
+    Q5_0,
+    Q5_1,
+    Q8_0,
+    Q2K,
+    Q3K,
+    Q4K,
+    Q5K,
+    Q6K,
+}
+
+/// A block, decoded: unsigned values, and scale and minimum of each of the layout's groups.
+struct Decoded {
+    values: [u8; 256],
+    scales: [f32; 16],
+    mins: [f32; 16],
+}
+
+impl Source {
+    /// All of them.
+    pub const ALL: [Self; 10] = [
+        Self::Q4_0,
+        Self::Q4_1,
+        Self::Q5_0,
+        Self::Q5_1,
+        Self::Q8_0,
+        Self::Q2K,
+        Self::Q3K,
+        Self::Q4K,
+        Self::Q5K,
+        Self::Q6K,
+    ];
+
+    /// Elements and bytes of a block.
+    pub fn block(self) -> (usize, usize) {
+        match self {
+            Self::Q4_0 => (32, 18),
+            Self::Q4_1 => (32, 20),
+            Self::Q5_0 => (32, 22),
+            Self::Q5_1 => (32, 24),
+            Self::Q8_0 => (32, 34),
+            Self::Q2K => (256, 84),
+            Self::Q3K => (256, 110),
+            Self::Q4K => (256, 144),
+            Self::Q5K => (256, 176),
+            Self::Q6K => (256, 210),
+        }
+    }
+
+    /// How its values are held.
+    pub fn layout(self) -> Layout {
+        match self {
+            Self::Q4_0 => Layout::Q4,
+            Self::Q4_1 | Self::Q4K => Layout::Q4_MIN,
+            Self::Q5_0 => Layout::Q5,
+            Self::Q5_1 | Self::Q5K => Layout::Q5_MIN,
+            Self::Q8_0 => Layout::Q8,
+            Self::Q2K => Layout::Q4_16_MIN,
+            Self::Q3K => Layout::Q4_16,
+            Self::Q6K => Layout::Q6_16,
+        }
+    }
+
+    /// Bytes that a matrix of this format takes once it is packed.
+    pub fn packed_bytes(self, rows: u64, columns: u64) -> u64 {
+        rows.div_ceil(PANEL as u64) * columns.div_ceil(BLOCK as u64) * self.layout().record() as u64
+    }
+
+    fn decode(self, block: &[u8], out: &mut Decoded) {
+        let half = |at: usize| f16::from_le_bytes([block[at], block[at + 1]]).to_f32();
+        match self {
+            Self::Q4_0 | Self::Q4_1 | Self::Q5_0 | Self::Q5_1 => {
+                let min = matches!(self, Self::Q4_1 | Self::Q5_1);
+                out.scales[0] = half(0);
+                let mut at = 2;
+                if min {
+                    out.mins[0] = half(2);
+                    at = 4;
+                }
+                let mut fifth = 0;
+                if matches!(self, Self::Q5_0 | Self::Q5_1) {
+                    fifth = u32::from_le_bytes([block[at], block[at + 1], block[at + 2], block[at + 3]]);
+                    at += 4;
+                }
+                for (i, byte) in block[at..at + 16].iter().enumerate() {
+                    out.values[i] = (byte & 15) | (((fifth >> i) & 1) << 4) as u8;
+                    out.values[i + 16] = (byte >> 4) | (((fifth >> (i + 16)) & 1) << 4) as u8;
+                }
+            }
+            Self::Q8_0 => {
+                out.scales[0] = half(0);
+                for (value, byte) in out.values.iter_mut().zip(&block[2..34]) {
+                    *value = byte.wrapping_add(128);
+                }
+            }
+            Self::Q2K => two(block, half(80), half(82), out),
+            Self::Q3K => three(block, half(108), out),
+            Self::Q4K | Self::Q5K => four_or_five(self == Self::Q5K, block, half(0), half(2), out),
+            Self::Q6K => six(block, half(208), out),
+        }
+    }
+}
+
+fn two(block: &[u8], scale: f32, min: f32, out: &mut Decoded) {
+    let (scales, bits) = (&block[..16], &block[16..80]);
+    for (group, packed) in scales.iter().enumerate() {
+        out.scales[group] = scale * f32::from(packed & 15);
+        out.mins[group] = -min * f32::from(packed >> 4);
+        let (part, shift, half) = (group / 8, group % 8 / 2 * 2, group % 2);
+        for i in 0..16 {
+            out.values[group * 16 + i] = (bits[part * 32 + half * 16 + i] >> shift) & 3;
+        }
+    }
+}
+
+fn three(block: &[u8], scale: f32, out: &mut Decoded) {
+    let (thirds, bits, packed) = (&block[..32], &block[32..96], &block[96..108]);
+    for group in 0..16 {
+        // Four bits in the first eight bytes, two in the last four.
+        let low = if group < 8 { packed[group] & 15 } else { packed[group - 8] >> 4 };
+        let high = (packed[8 + group % 4] >> (group / 4 * 2)) & 3;
+        out.scales[group] = scale * (f32::from(low | (high << 4)) - 32.0);
+        let (part, shift, half) = (group / 8, group % 8 / 2, group % 2);
+        for i in 0..16 {
+            let low = (bits[part * 32 + half * 16 + i] >> (shift * 2)) & 3;
+            let third = (thirds[half * 16 + i] >> (part * 4 + shift)) & 1;
+            out.values[group * 16 + i] = low | (third << 2);
+        }
+    }
+}
+
+fn four_or_five(five: bool, block: &[u8], scale: f32, min: f32, out: &mut Decoded) {
+    let (packed, fifths) = (&block[4..16], &block[16..48]);
+    let nibbles = if five { &block[48..176] } else { &block[16..144] };
+    for group in 0..8 {
+        let (s, m) = match group {
+            0..4 => (packed[group] & 63, packed[group + 4] & 63),
+            _ => (
+                (packed[group + 4] & 15) | ((packed[group - 4] >> 6) << 4),
+                (packed[group + 4] >> 4) | ((packed[group] >> 6) << 4),
+            ),
+        };
+        out.scales[group] = scale * f32::from(s);
+        out.mins[group] = -min * f32::from(m);
+        for i in 0..32 {
+            let byte = nibbles[group / 2 * 32 + i];
+            let low = if group % 2 == 0 { byte & 15 } else { byte >> 4 };
+            let fifth = if five { (fifths[i] >> group) & 1 } else { 0 };
+            out.values[group * 32 + i] = low | (fifth << 4);
+        }
+    }
+}
+
+fn six(block: &[u8], scale: f32, out: &mut Decoded) {
+    let (low, high, scales) = (&block[..128], &block[128..192], &block[192..208]);
+    for part in 0..2 {
+        for i in 0..32 {
+            let high = high[part * 32 + i];
+            let low = [low[part * 64 + i], low[part * 64 + i + 32]];
+            for quarter in 0..4 {
+                let nibble = if quarter < 2 { low[quarter] & 15 } else { low[quarter - 2] >> 4 };
+                out.values[part * 128 + quarter * 32 + i] = nibble | (((high >> (quarter * 2)) & 3) << 4);
+            }
+        }
+    }
+    for (out, byte) in out.scales.iter_mut().zip(scales) {
+        *out = scale * f32::from(byte.cast_signed());
+    }
+}
+
+impl QuantMatrix {
+    /// Packs the blocks of a `[rows, columns]` matrix as they lie in a file. `order(r)` is the row of the
+    /// file that becomes row `r`.
+    ///
+    /// Panics where `bytes` is not exactly the matrix: a caller has checked the file's header.
+    pub fn pack(
+        pool: &mut Pool,
+        source: Source,
+        rows: usize,
+        columns: usize,
+        bytes: &[u8],
+        order: impl Fn(usize) -> usize + Sync,
+    ) -> Self {
+        let (elements, block_len) = source.block();
+        let row_len = columns / elements * block_len;
+        assert!(
+            columns.is_multiple_of(elements) && bytes.len() == rows * row_len,
+            "{} bytes are no {rows}x{columns} of {source:?}",
+            bytes.len()
+        );
+        let layout = source.layout();
+        let panel_len = columns / BLOCK * layout.record();
+        let panels = rows.div_ceil(PANEL);
+        let mut data = vec![0; panels * panel_len];
+        let out = Shared::new(&mut data);
+        pool.run(panels, |panel| {
+            // SAFETY: each panel is written by its own task.
+            let out = unsafe { out.slice(panel * panel_len, panel_len) };
+            let mut decoded = Decoded { values: [0; 256], scales: [0.0; 16], mins: [0.0; 16] };
+            for row in 0..PANEL.min(rows - panel * PANEL) {
+                let from = order(panel * PANEL + row) * row_len;
+                let blocks = bytes[from..from + row_len].chunks_exact(block_len);
+                let records = elements / BLOCK * layout.record();
+                for (block, out) in blocks.zip(out.chunks_exact_mut(records)) {
+                    source.decode(block, &mut decoded);
+                    put(layout, row, &decoded, out);
+                }
+            }
+        });
+        Self { rows, columns, layout, data }
+    }
+}
+
+/// One row's values of a few records.
+fn put(layout: Layout, row: usize, decoded: &Decoded, out: &mut [u8]) {
+    for (n, record) in out.chunks_exact_mut(layout.record()).enumerate() {
+        for group in 0..layout.groups() {
+            let of_block = n * layout.groups() + group;
+            let at = portable::head(layout, group, row, false);
+            record[at].copy_from_slice(&f16::from_f32(decoded.scales[of_block]).to_le_bytes());
+            if layout.min {
+                let at = portable::head(layout, group, row, true);
+                record[at].copy_from_slice(&f16::from_f32(decoded.mins[of_block]).to_le_bytes());
+            }
+        }
+        for (column, value) in decoded.values[n * BLOCK..(n + 1) * BLOCK].iter().enumerate() {
+            portable::put(layout, record, row, column, *value);
+        }
+    }
+}

@@ -1,0 +1,242 @@
+//! One model and its requests: which of them the next forward works for.
+//!
+//! A step runs one token of every sequence that draws, then chunks of prompts as far as the step's time
+//! allows, oldest first. A request is let in when there are blocks for its whole prompt; when a sequence
+//! that draws finds none, the one that came last makes room and later runs again what it had: its client
+//! sees a pause, and the same tokens.
+
+mod pace;
+
+use std::{collections::VecDeque, sync::Arc, time::Instant};
+
+use super::{Batch, Limits, Model, ModelError, Part, Sequence, blocks::Blocks, queue::Queue};
+use crate::device::{Failure, Stats};
+use pace::Pace;
+
+/// A loaded model with everything that runs on it.
+pub(crate) struct Lane {
+    model: Box<dyn Model>,
+    limits: Limits,
+    stats: Arc<Stats>,
+    blocks: Blocks,
+    waiting: Queue,
+    /// Those that had to make room; they go before all that wait.
+    displaced: VecDeque<Sequence>,
+    /// In the order in which they were let in.
+    running: Vec<Sequence>,
+    pace: Pace,
+}
+
+/// What a step was.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Stepped {
+    /// Nobody is here.
+    Idle,
+    /// Everybody who is here waits for its client.
+    Stalled,
+    Worked,
+}
+
+/// A sequence's share of a step.
+struct Share {
+    /// Its place among those that run.
+    index: usize,
+    tokens: usize,
+}
+
+impl Lane {
+    pub(crate) fn new(model: Box<dyn Model>, stats: Arc<Stats>) -> Self {
+        let limits = model.limits();
+        stats.set_places(limits.sequences);
+        stats.set_bytes(model.weights_bytes(), limits.block_bytes as u64);
+        let blocks = Blocks::new(limits.blocks, limits.block, limits.shares_blocks);
+        Self {
+            model,
+            limits,
+            stats,
+            blocks,
+            waiting: Queue::default(),
+            displaced: VecDeque::new(),
+            running: Vec::new(),
+            pace: Pace::default(),
+        }
+    }
+
+    pub(crate) fn stats(&self) -> &Arc<Stats> {
+        &self.stats
+    }
+
+    pub(crate) fn push(&mut self, sequence: Sequence) {
+        self.waiting.push(sequence);
+    }
+
+    pub(crate) fn is_idle(&self) -> bool {
+        self.running.is_empty() && self.displaced.is_empty() && self.waiting.is_empty()
+    }
+
+    /// One forward. An error of the model's ends those that were in it; a panic comes out, and the lane must
+    /// not be used again.
+    pub(crate) fn step(&mut self) -> Stepped {
+        let now = Instant::now();
+        self.waiting.sweep(now);
+        self.leave(now);
+        self.let_in(now);
+        if self.running.is_empty() {
+            return Stepped::Idle;
+        }
+        let shares = self.shares(now);
+        if shares.is_empty() {
+            return Stepped::Stalled;
+        }
+        if let Err(error) = self.forward(&shares) {
+            for share in &shares {
+                self.running[share.index].fail(Failure::Model(error.to_string()));
+            }
+        }
+        self.leave(Instant::now());
+        Stepped::Worked
+    }
+
+    /// Hands out what clients have room for, and gives back what those had who are done.
+    fn leave(&mut self, now: Instant) {
+        let blocks = &mut self.blocks;
+        let before = self.running.len();
+        self.running.retain_mut(|sequence| {
+            if !sequence.is_abandoned() {
+                sequence.flush(now);
+            }
+            if sequence.has_ended() {
+                blocks.release(&mut sequence.chain);
+            }
+            !sequence.is_over()
+        });
+        self.displaced.retain(|sequence| !sequence.is_abandoned());
+        if before > 0 && self.running.is_empty() {
+            self.model.rest();
+        }
+        self.stats.record_blocks(self.blocks.filled(), self.blocks.available(), self.blocks.total());
+    }
+
+    /// Lets in whose turn it is, as long as there are blocks for their prompts.
+    fn let_in(&mut self, now: Instant) {
+        while self.running.len() < self.limits.sequences {
+            let Some(next) = self.displaced.front_mut().or_else(|| self.waiting.first()) else { return };
+            let caller = Arc::clone(next.caller());
+            let cached = {
+                let mut chain = std::mem::take(&mut next.chain);
+                let cached = self.blocks.find(&caller, next.tokens(), &mut chain);
+                // A block for each that runs already, so that nobody is displaced for a newcomer.
+                let spare = self.running.len();
+                let wanted = self.blocks.needed(next.tokens().len() + 1).saturating_sub(chain.blocks.len());
+                let fits = self.running.is_empty() || wanted + spare <= self.blocks.available();
+                if !(fits && self.blocks.grow(&mut chain, next.tokens().len())) {
+                    self.blocks.release(&mut chain);
+                    if self.running.is_empty() {
+                        // Not even alone: the window is longer than the cache, which nothing here makes.
+                        next.fail(Failure::Model("its prompt is longer than the cache".to_owned()));
+                    } else {
+                        return;
+                    }
+                }
+                next.chain = chain;
+                cached
+            };
+            let next = self.displaced.pop_front().or_else(|| self.waiting.pop());
+            let Some(mut next) = next else { return };
+            next.begin(now, cached);
+            self.running.push(next);
+        }
+    }
+
+    /// Who gets what of the next forward.
+    fn shares(&mut self, now: Instant) -> Vec<Share> {
+        let mut shares = Vec::new();
+        let mut index = 0;
+        while index < self.running.len() && shares.len() < self.limits.tokens {
+            let sequence = &mut self.running[index];
+            let draws = sequence.flush(now) && !sequence.has_ended() && sequence.pending() == 1;
+            if draws && self.has_block(index) {
+                shares.push(Share { index, tokens: 1 });
+            }
+            index += 1;
+        }
+        let room = self.limits.tokens - shares.len();
+        let mut left = room.min(self.pace.prompt_tokens(!shares.is_empty()));
+        for (index, sequence) in self.running.iter_mut().enumerate() {
+            let pending = sequence.pending();
+            if pending < 2 || sequence.has_ended() || left == 0 {
+                continue;
+            }
+            let tokens = pending.min(left);
+            left -= tokens;
+            shares.push(Share { index, tokens });
+        }
+        shares.sort_by_key(|share| share.index);
+        shares
+    }
+
+    /// Sees to a block for the next token, if need be by having the last in line make room; `false`: it was
+    /// this one itself.
+    fn has_block(&mut self, index: usize) -> bool {
+        loop {
+            let sequence = &mut self.running[index];
+            let tokens = sequence.tokens().len();
+            if self.blocks.grow(&mut sequence.chain, tokens) {
+                return true;
+            }
+            let Some(mut last) = self.running.pop() else { return false };
+            self.blocks.release(&mut last.chain);
+            last.begin(Instant::now(), 0);
+            self.stats.count_displaced();
+            let itself = self.running.len() == index;
+            self.displaced.push_front(last);
+            if itself {
+                return false;
+            }
+        }
+    }
+
+    fn forward(&mut self, shares: &[Share]) -> Result<(), ModelError> {
+        let mut tokens = Vec::new();
+        let mut parts = Vec::with_capacity(shares.len());
+        for Share { index, tokens: len } in shares {
+            let sequence = &self.running[*index];
+            let position = sequence.done();
+            tokens.extend_from_slice(&sequence.tokens()[position..position + len]);
+            let logits = *len == sequence.pending();
+            parts.push(Part { len: *len, position, blocks: &sequence.chain.blocks, logits });
+        }
+        let drawing = shares.iter().filter(|share| share.tokens == 1).count();
+        let prompt = tokens.len() - drawing;
+        let started = Instant::now();
+        let logits = self.model.forward(&Batch { tokens: &tokens, parts: &parts })?;
+        let wants: Vec<bool> = parts.iter().map(|part| part.logits).collect();
+        drop(parts);
+        let mut rows = logits.data.chunks_exact_mut(logits.vocab);
+        for (Share { index, tokens }, wants) in shares.iter().zip(wants) {
+            let sequence = &mut self.running[*index];
+            sequence.advance(*tokens);
+            let caller = Arc::clone(sequence.caller());
+            let mut chain = std::mem::take(&mut sequence.chain);
+            self.blocks.seal(&caller, &mut chain, sequence.tokens(), sequence.done());
+            sequence.chain = chain;
+            if wants && let Some(row) = rows.next() {
+                sequence.draw(row);
+            }
+        }
+        let took = started.elapsed();
+        self.pace.record(drawing, prompt, took);
+        self.stats.record_step(drawing, prompt, took);
+        Ok(())
+    }
+
+    /// Fails everybody: the model is gone.
+    pub(crate) fn fail_all(&mut self, failure: &Failure) {
+        let now = Instant::now();
+        for mut sequence in self.running.drain(..).chain(self.displaced.drain(..)) {
+            sequence.fail(failure.clone());
+            sequence.flush(now);
+        }
+        self.waiting.fail_all(failure, now);
+    }
+}
