@@ -29,3 +29,4 @@ pub use sequence::{Event, Finish, Generation, Timings};
 pub(crate) use shape::shape_for_tests;
 pub use shape::{Shape, ShapeError};
 pub use weights::Weights;
+pub(crate) use weights::{Kind, Raw, read_at};

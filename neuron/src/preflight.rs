@@ -7,7 +7,9 @@ use neuron_protocol::LoadError;
 
 use crate::{
     engine::{Architecture, Estimate, KvFormat, MARGIN_MB, Room, Shape, ShapeError, Weights},
-    gguf::Header,
+    folder::{FolderError, Problem},
+    gguf::{GgufError, Header},
+    safetensors::Safetensors,
     text::{TextError, TextModel},
     tokenizer::{self, TokenizerError},
 };
@@ -30,43 +32,33 @@ pub struct Checked {
     pub context: u64,
 }
 
-/// Reads and checks the header at `path`. `max_context`: the configured limit, 0 for none. Blocks on the disk.
+/// Reads and checks the headers at `path`, a GGUF file or the folder of a model in safetensors.
+/// `max_context`: the configured limit, 0 for none. Blocks on the disk.
 pub fn check(model_id: &str, path: &Path, max_context: u64) -> Result<Checked, LoadError> {
-    let invalid = |cause: &dyn std::fmt::Display| LoadError::InvalidFile {
-        model_id: model_id.to_owned(),
-        file: path.file_name().map(|name| name.to_string_lossy().into_owned()).unwrap_or_default(),
-        cause: cause.to_string(),
+    let refuse = Refuse { model_id, path };
+    let text = || refuse.text(path).map(Arc::new);
+    let (weights, shape, text) = if path.is_dir() {
+        let files = Safetensors::open(path).map_err(|e| refuse.folder(&e))?;
+        let shape = Shape::from_safetensors(&files).map_err(|e| refuse.shape(e))?;
+        (Weights::Safetensors(Arc::new(files)), shape, text()?)
+    } else {
+        let header = Header::open(path).map_err(|e| refuse.file(&e))?;
+        let shape = Shape::from_header(&header).map_err(|e| refuse.shape(e))?;
+        let unknown = header.tensors.iter().find(|(_, tensor)| tensor.format.block().is_none());
+        if let Some((name, tensor)) = unknown {
+            return Err(refuse.quant(name, &tensor.format.name()));
+        }
+        let text = TextModel::from_header(&header).map_err(|e| refuse.text_error(e))?;
+        let weights = Weights::Gguf { path: path.to_owned(), header: Arc::new(header) };
+        (weights, shape, Arc::new(text))
     };
-    let header = Header::open(path).map_err(|e| invalid(&e))?;
-    let shape = match Shape::from_header(&header) {
-        Ok(shape) => Ok(shape),
-        Err(ShapeError::File(e)) => Err(invalid(&e)),
-        Err(ShapeError::Unsupported(architecture)) => Err(LoadError::UnsupportedArchitecture {
-            model_id: model_id.to_owned(),
-            architecture,
-            supported: Architecture::ALL.iter().map(|a| a.name().to_owned()).collect(),
-        }),
-    }?;
-    let unknown = header.tensors.iter().find(|(_, tensor)| tensor.format.block().is_none());
-    if let Some((name, tensor)) = unknown {
-        let (model_id, tensor, quant) = (model_id.to_owned(), name.clone(), tensor.format.name());
-        return Err(LoadError::UnsupportedQuant { model_id, quant, tensor });
-    }
-    let text = text(model_id, &header, invalid)?;
     let context = shape.context(max_context);
-    let weights = Weights::Gguf { path: path.to_owned(), header: Arc::new(header) };
-    Ok(Checked { weights, shape, text: Arc::new(text), context })
+    Ok(Checked { weights, shape, text, context })
 }
 
 /// The text side alone, for counting tokens of a model that is not loaded. Blocks on the disk.
 pub fn check_text(model_id: &str, path: &Path) -> Result<TextModel, LoadError> {
-    let invalid = |cause: &dyn std::fmt::Display| LoadError::InvalidFile {
-        model_id: model_id.to_owned(),
-        file: path.file_name().map(|name| name.to_string_lossy().into_owned()).unwrap_or_default(),
-        cause: cause.to_string(),
-    };
-    let header = Header::open(path).map_err(|e| invalid(&e))?;
-    text(model_id, &header, invalid)
+    Refuse { model_id, path }.text(path)
 }
 
 /// What the configuration says of a model's cache.
@@ -132,17 +124,67 @@ pub fn check_memory(model_id: &str, estimate: &Estimate, free_mb: u64) -> Result
     Err(LoadError::InsufficientVram { model_id: model_id.to_owned(), required_mb, free_mb, device: 0 })
 }
 
-fn text(
-    model_id: &str,
-    header: &Header,
-    invalid: impl Fn(&dyn std::fmt::Display) -> LoadError,
-) -> Result<TextModel, LoadError> {
-    TextModel::from_header(header).map_err(|error| match error {
-        TextError::Tokenizer(TokenizerError::Unsupported(tokenizer)) => LoadError::UnsupportedTokenizer {
-            model_id: model_id.to_owned(),
-            tokenizer,
-            supported: tokenizer::supported(),
-        },
-        TextError::Tokenizer(TokenizerError::File(e)) | TextError::File(e) => invalid(&e),
-    })
+/// A model's refusal, in the API's words.
+#[derive(Clone, Copy)]
+struct Refuse<'a> {
+    model_id: &'a str,
+    path: &'a Path,
+}
+
+impl Refuse<'_> {
+    fn text(&self, path: &Path) -> Result<TextModel, LoadError> {
+        let text = match path.is_dir() {
+            true => TextModel::from_folder(path),
+            false => TextModel::from_header(&Header::open(path).map_err(|e| self.file(&e))?),
+        };
+        text.map_err(|e| self.text_error(e))
+    }
+
+    fn invalid(&self, file: String, cause: String) -> LoadError {
+        LoadError::InvalidFile { model_id: self.model_id.to_owned(), file, cause }
+    }
+
+    fn file(&self, error: &GgufError) -> LoadError {
+        let name = self.path.file_name().map(|name| name.to_string_lossy().into_owned());
+        self.invalid(name.unwrap_or_default(), error.to_string())
+    }
+
+    fn folder(&self, error: &FolderError) -> LoadError {
+        match &error.problem {
+            Problem::Format { name, dtype } => self.quant(name, dtype),
+            problem => self.invalid(error.file.clone(), problem.to_string()),
+        }
+    }
+
+    fn quant(&self, tensor: &str, quant: &str) -> LoadError {
+        LoadError::UnsupportedQuant {
+            model_id: self.model_id.to_owned(),
+            quant: quant.to_owned(),
+            tensor: tensor.to_owned(),
+        }
+    }
+
+    fn shape(&self, error: ShapeError) -> LoadError {
+        match error {
+            ShapeError::File(error) => self.file(&error),
+            ShapeError::Folder(error) => self.folder(&error),
+            ShapeError::Unsupported(architecture) => LoadError::UnsupportedArchitecture {
+                model_id: self.model_id.to_owned(),
+                architecture,
+                supported: Architecture::ALL.iter().map(|a| a.name().to_owned()).collect(),
+            },
+        }
+    }
+
+    fn text_error(&self, error: TextError) -> LoadError {
+        match error {
+            TextError::Tokenizer(TokenizerError::Unsupported(tokenizer)) => LoadError::UnsupportedTokenizer {
+                model_id: self.model_id.to_owned(),
+                tokenizer,
+                supported: tokenizer::supported(),
+            },
+            TextError::Tokenizer(TokenizerError::File(e)) | TextError::File(e) => self.file(&e),
+            TextError::Tokenizer(TokenizerError::Folder(e)) | TextError::Folder(e) => self.folder(&e),
+        }
+    }
 }

@@ -1,27 +1,34 @@
-//! From a model id to a file on disk: the cache first, with no network at all where it has the file.
+//! From a model id to its file or folder on disk: the cache first, with no network at all where it has them.
 
 mod cache;
 mod choose;
+mod folder;
 mod hub;
 
 use std::path::PathBuf;
 
 use neuron_protocol::{LoadError, model_id::ModelId};
 
-use crate::config::{Config, Source};
+use crate::{
+    config::{Config, Source},
+    safetensors,
+};
+use choose::Choice;
 
-/// The file of a model.
+/// The files of a model.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Resolved {
+    /// A GGUF file, or the folder of a model in safetensors.
     pub path: PathBuf,
     /// `org/name`, without source and revision.
     pub repo: String,
 }
 
 impl Resolved {
-    /// The file's own name.
+    /// The file's own name; of a folder, that of its weights.
     pub fn file(&self) -> String {
-        self.path.file_name().map(|name| name.to_string_lossy().into_owned()).unwrap_or_default()
+        let name = self.path.file_name().map(|name| name.to_string_lossy().into_owned()).unwrap_or_default();
+        if choose::is_gguf(&name) { name } else { safetensors::WHOLE.to_owned() }
     }
 }
 
@@ -32,7 +39,7 @@ struct Place<'a> {
     source: &'a Source,
 }
 
-/// The model's file, out of the cache or, failing that, over the network.
+/// The model's files, out of the cache or, failing that, over the network.
 pub async fn resolve(config: &Config, id: &str, quant: Option<&str>) -> Result<Resolved, LoadError> {
     let place = place(config, id)?;
     match cached_at(&place, quant) {
@@ -47,9 +54,10 @@ pub async fn resolve(config: &Config, id: &str, quant: Option<&str>) -> Result<R
         return Err(place.offline());
     }
     let files = hub::list(id, &place.parts, place.source).await?;
-    let file = choose::file(id, &files, quant)?;
-    tracing::info!(model = id, %file, "downloading");
-    let path = hub::fetch(id, &place.parts, place.source, file).await?;
+    let path = match choose::weights(id, &files, quant, choose::is_folder(&files))? {
+        Choice::File(file) => hub::fetch(id, &place.parts, place.source, file).await?,
+        Choice::Folder => folder::fetch(id, &place.parts, place.source, &files).await?,
+    };
     Ok(place.resolved(path))
 }
 
@@ -77,7 +85,7 @@ pub fn quant_of(file: &str) -> &str {
     choose::quant_of(file)
 }
 
-/// The model's file where the cache has it; never touches the network.
+/// The model's files where the cache has them; never touches the network.
 pub fn resolve_cached(config: &Config, id: &str) -> Result<Option<Resolved>, LoadError> {
     let place = place(config, id)?;
     Ok(cached_at(&place, None)?.map(|path| place.resolved(path)))
@@ -113,11 +121,15 @@ fn place<'a>(config: &'a Config, id: &'a str) -> Result<Place<'a>, LoadError> {
 fn cached_at(place: &Place<'_>, quant: Option<&str>) -> Result<Option<PathBuf>, LoadError> {
     let Some(snapshot) = cache::snapshot(&place.source.cache_dir, &place.parts) else { return Ok(None) };
     let files = cache::files(&snapshot);
-    if !files.iter().any(|file| choose::is_gguf(file)) {
+    // One whose download was broken off is fetched on.
+    let is_folder = safetensors::missing_files(&snapshot).is_empty();
+    if !is_folder && !files.iter().any(|file| choose::is_gguf(file)) {
         return Ok(None);
     }
-    let file = choose::file(place.id, &files, quant)?;
-    Ok(Some(snapshot.join(file)))
+    Ok(Some(match choose::weights(place.id, &files, quant, is_folder)? {
+        Choice::File(file) => snapshot.join(file),
+        Choice::Folder => snapshot,
+    }))
 }
 
 #[cfg(test)]
@@ -136,7 +148,14 @@ mod tests {
         for file in files {
             let path = dir.path().join(file);
             fs::create_dir_all(path.parent().unwrap()).unwrap();
-            fs::write(path, if file.contains("/refs/") { "abc\n" } else { "" }).unwrap();
+            let text = match path.file_name().unwrap().to_str().unwrap() {
+                "main" => "abc\n",
+                safetensors::INDEX => {
+                    r#"{ "weight_map": { "a": "m-1.safetensors", "b": "m-2.safetensors" } }"#
+                }
+                _ => "",
+            };
+            fs::write(path, text).unwrap();
         }
         dir
     }
@@ -167,5 +186,36 @@ mod tests {
         check(&[main, file], "o/m@../../x", None, Err("invalid_model_id")).await;
         check(&[main, "models--o--m/snapshots/abc/README.md"], "o/m", None, Err("offline_and_not_cached"))
             .await;
+    }
+
+    #[tokio::test]
+    async fn a_folder_is_there_once_all_of_it_is() {
+        let folder = "models--o--m/snapshots/abc";
+        let of = |names: &[&str]| names.iter().map(|name| format!("{folder}/{name}")).collect::<Vec<_>>();
+        let check = async |names: &[&str], quant, expected| {
+            let files = of(names);
+            let files: Vec<&str> = files.iter().map(String::as_str).collect();
+            check(&files, "o/m", quant, expected).await;
+        };
+        let whole = ["config.json", "tokenizer.json", "model.safetensors"];
+        check(&whole, None, Ok(folder)).await;
+        check(&whole, Some("bf16"), Ok(folder)).await;
+        check(&whole, Some("Q8_0"), Err("quant_not_found")).await;
+        check(&whole[..2], None, Err("offline_and_not_cached")).await;
+        check(&whole[1..], None, Err("offline_and_not_cached")).await;
+        let parts =
+            ["config.json", "tokenizer.json", safetensors::INDEX, "m-1.safetensors", "m-2.safetensors"];
+        check(&parts, None, Ok(folder)).await;
+        check(&parts[..4], None, Err("offline_and_not_cached")).await;
+        let both = [&parts[..4], &["m.Q8_0.gguf"]].concat();
+        check(&both, Some("Q8_0"), Ok("models--o--m/snapshots/abc/m.Q8_0.gguf")).await;
+        check(&both, Some("safetensors"), Err("quant_not_found")).await;
+    }
+
+    #[test]
+    fn a_folder_goes_by_the_name_of_its_weights() {
+        let resolved = |path: &str| Resolved { path: path.into(), repo: String::new() };
+        assert_eq!(resolved("/hub/snapshots/abc").file(), "model.safetensors");
+        assert_eq!(resolved("/hub/snapshots/abc/m.Q8_0.gguf").file(), "m.Q8_0.gguf");
     }
 }

@@ -1,5 +1,6 @@
 //! Chat templates: a model's own Jinja, run as the Python library runs it.
 
+mod folder;
 mod python;
 mod time;
 

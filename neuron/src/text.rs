@@ -1,12 +1,15 @@
 //! The text side of a model: its tokenizer and chat template. No weights are needed for it.
 
+use std::path::Path;
+
 use crate::{
+    folder::FolderError,
     gguf::{GgufError, Header},
     template::{ChatTemplate, Conversation, TemplateError},
     tokenizer::{Tokenizer, TokenizerError},
 };
 
-/// Tokenizer and template out of one header.
+/// Tokenizer and template of one model.
 #[derive(Debug)]
 pub struct TextModel {
     pub tokenizer: Tokenizer,
@@ -14,13 +17,15 @@ pub struct TextModel {
     pub template: Option<ChatTemplate>,
 }
 
-/// Why a header yields no text side.
+/// Why a model's files yield no text side.
 #[derive(Debug, thiserror::Error)]
 pub enum TextError {
     #[error(transparent)]
     Tokenizer(#[from] TokenizerError),
     #[error(transparent)]
     File(#[from] GgufError),
+    #[error(transparent)]
+    Folder(#[from] FolderError),
 }
 
 impl TextModel {
@@ -28,6 +33,13 @@ impl TextModel {
     pub fn from_header(header: &Header) -> Result<Self, TextError> {
         let tokenizer = Tokenizer::from_header(header)?;
         let template = ChatTemplate::from_header(header, &tokenizer)?;
+        Ok(Self { tokenizer, template })
+    }
+
+    /// As [`Self::from_header`], for a model that comes as a folder.
+    pub fn from_folder(folder: &Path) -> Result<Self, TextError> {
+        let tokenizer = Tokenizer::from_folder(folder)?;
+        let template = ChatTemplate::from_folder(folder, &tokenizer)?;
         Ok(Self { tokenizer, template })
     }
 

@@ -2,11 +2,12 @@
 //! dimension that does not fit.
 
 mod gguf;
+mod hf;
 
 use std::collections::BTreeMap;
 
 use super::Architecture;
-use crate::gguf::GgufError;
+use crate::{folder::FolderError, gguf::GgufError};
 
 /// No model has more layers, heads or experts; a larger number is damage.
 const MAX_COUNT: u64 = 4096;
@@ -91,6 +92,8 @@ pub enum ShapeError {
     Unsupported(String),
     #[error(transparent)]
     File(#[from] GgufError),
+    #[error(transparent)]
+    Folder(#[from] FolderError),
 }
 
 impl Shape {

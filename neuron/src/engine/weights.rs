@@ -10,12 +10,16 @@ use std::{
 use neuron_kernels::{dense::Float, quant::Source};
 
 use super::ModelError;
-use crate::gguf::{Format, Header};
+use crate::{
+    gguf::{Format, Header},
+    safetensors::Safetensors,
+};
 
 /// A model's files, their headers read and checked.
 #[derive(Debug, Clone)]
 pub enum Weights {
     Gguf { path: PathBuf, header: Arc<Header> },
+    Safetensors(Arc<Safetensors>),
 }
 
 /// How a tensor's numbers are stored.
@@ -69,6 +73,7 @@ impl Weights {
     pub(crate) fn kind(&self, name: &str) -> Option<Kind> {
         match self {
             Self::Gguf { header, .. } => Kind::of(header.tensors.get(name)?.format),
+            Self::Safetensors(files) => files.kind(name),
         }
     }
 
@@ -76,6 +81,7 @@ impl Weights {
     pub(crate) fn read(&self, name: &str, expert: Option<u64>) -> Result<Raw, ModelError> {
         match self {
             Self::Gguf { path, header } => read_gguf(path, header, name, expert),
+            Self::Safetensors(files) => files.read(name, expert),
         }
     }
 }

@@ -2,8 +2,54 @@
 
 use neuron_protocol::LoadError;
 
+use crate::safetensors::{CONFIG, INDEX, WHOLE};
+
 /// The order in which quants are taken where the request names none.
 const PREFERRED: [&str; 4] = ["q4_k_m", "q8_0", "q4_1", "q4_0"];
+/// The name that weights in safetensors go by as a quant, and further names that requests have for them.
+const SAFETENSORS: &str = "safetensors";
+const UNQUANTIZED: [&str; 5] = [SAFETENSORS, "bf16", "f16", "fp16", "f32"];
+
+/// What of a repository to load.
+#[derive(Debug, PartialEq, Eq)]
+pub(super) enum Choice<'f> {
+    /// One GGUF file.
+    File(&'f str),
+    /// Its safetensors with all that belongs to them.
+    Folder,
+}
+
+/// The repository's files are a model in safetensors.
+pub(super) fn is_folder(files: &[String]) -> bool {
+    let has = |name: &str| files.iter().any(|file| file == name);
+    has(CONFIG) && (has(WHOLE) || has(INDEX))
+}
+
+/// What `quant` means: a GGUF file where there are any, unless the request asks for what is not quantized.
+pub(super) fn weights<'f>(
+    id: &str,
+    files: &'f [String],
+    quant: Option<&str>,
+    is_folder: bool,
+) -> Result<Choice<'f>, LoadError> {
+    let quant = quant.filter(|quant| !quant.is_empty());
+    let chosen = file(id, files, quant).map(Choice::File);
+    if !is_folder {
+        return chosen;
+    }
+    match (chosen, quant) {
+        (Ok(file), _) => Ok(file),
+        (Err(_), Some(quant)) if names_quant(WHOLE, quant) => Ok(Choice::Folder),
+        (Err(LoadError::EmptyRepo { .. }), Some(quant)) => Err(LoadError::QuantNotFound {
+            model_id: id.to_owned(),
+            requested: quant.to_owned(),
+            available: vec![SAFETENSORS.to_owned()],
+            nearest: Some(SAFETENSORS.to_owned()),
+        }),
+        (Err(other), Some(_)) => Err(other),
+        (Err(_), None) => Ok(Choice::Folder),
+    }
+}
 
 pub(super) fn is_gguf(file: &str) -> bool {
     file.len() > 5 && file.to_ascii_lowercase().ends_with(".gguf")
@@ -63,6 +109,9 @@ fn stem(file: &str) -> &str {
 /// As a word of the name, so that Q4_K does not match Q4_K_M nor Q4_1 match IQ4_1.
 pub(super) fn names_quant(file: &str, quant: &str) -> bool {
     let (file, quant) = (file.to_ascii_lowercase(), quant.to_ascii_lowercase());
+    if file == WHOLE {
+        return UNQUANTIZED.contains(&quant.as_str());
+    }
     let is_word = |c: Option<char>| c.is_some_and(|c| c.is_ascii_alphanumeric() || c == '_');
     file.match_indices(&quant).any(|(at, found)| {
         !is_word(file[..at].chars().next_back()) && !is_word(file[at + found.len()..].chars().next())
@@ -71,6 +120,9 @@ pub(super) fn names_quant(file: &str, quant: &str) -> bool {
 
 /// The word of the name that a quant usually is: the last before `.gguf`.
 pub(super) fn quant_of(file: &str) -> &str {
+    if file == WHOLE {
+        return SAFETENSORS;
+    }
     let stem = whole_stem(file).unwrap_or_else(|| stem(file));
     stem.rsplit(['.', '-', '/']).next().unwrap_or(stem)
 }
@@ -110,6 +162,37 @@ mod tests {
         check(&["only.gguf"], None, Ok("only.gguf"));
         check(&["m-00001-of-00002.gguf", "m-Q2_K.gguf"], None, Ok("m-Q2_K.gguf"));
         check(&["model.safetensors"], None, Err(None));
+    }
+
+    #[test]
+    fn safetensors_are_taken_where_there_is_no_gguf_or_where_they_are_meant() {
+        let check = |gguf: &[&str], quant: Option<&str>, expected: Result<Option<&str>, &str>| {
+            let others = ["config.json", "model.safetensors"];
+            let files: Vec<String> = gguf.iter().chain(&others).map(|f| (*f).to_owned()).collect();
+            let got = weights("o/m", &files, quant, is_folder(&files)).map(|choice| match choice {
+                Choice::File(file) => Some(file),
+                Choice::Folder => None,
+            });
+            let kind = |e: LoadError| serde_json::to_value(e).unwrap()["kind"].as_str().unwrap().to_owned();
+            assert_eq!(got.map_err(kind), expected.map_err(str::to_owned), "{gguf:?} {quant:?}");
+        };
+        check(&[], None, Ok(None));
+        check(&[], Some("bf16"), Ok(None));
+        check(&[], Some("Safetensors"), Ok(None));
+        check(&[], Some("Q4_0"), Err("quant_not_found"));
+        check(&["m.Q4_0.gguf"], None, Ok(Some("m.Q4_0.gguf")));
+        check(&["m.Q4_0.gguf"], Some(""), Ok(Some("m.Q4_0.gguf")));
+        check(&["m.Q4_0.gguf"], Some("safetensors"), Ok(None));
+        check(&["m.Q4_0.gguf"], Some("BF16"), Ok(None));
+        check(&["m.BF16.gguf"], Some("bf16"), Ok(Some("m.BF16.gguf")));
+        check(&["m.Q4_0.gguf"], Some("Q8_0"), Err("quant_not_found"));
+        check(&["m-00001-of-00002.gguf"], None, Ok(None));
+        check(&["m-00001-of-00002.gguf"], Some("Q8_0"), Err("split_weights"));
+        for file in ["model.safetensors", "m.Q4_0.gguf"] {
+            assert!(names_quant(file, quant_of(file)), "{file}");
+        }
+        let without = ["model.safetensors", "tokenizer.json"].map(str::to_owned);
+        assert!(!is_folder(&without));
     }
 
     #[test]

@@ -54,6 +54,7 @@ pub(super) async fn fetch(
     source: &Source,
     file: &str,
 ) -> Result<PathBuf, LoadError> {
+    tracing::info!(model = id, %file, "downloading");
     let client = client(source).map_err(|e| failed(id, &e))?;
     let (owner, name) = split_id(parts.repo);
     let repo = client.model(owner, name);
@@ -90,7 +91,7 @@ impl ProgressHandler for Bytes {
     }
 }
 
-fn failed(id: &str, cause: &dyn std::fmt::Display) -> LoadError {
+pub(super) fn failed(id: &str, cause: &dyn std::fmt::Display) -> LoadError {
     LoadError::RepoFetchFailed { model_id: id.to_owned(), cause: cause.to_string() }
 }
 

@@ -60,6 +60,16 @@ pub(super) fn rule(name: &str) -> Option<&'static Rule> {
     RULES.iter().find(|rule| rule.names.contains(&name))
 }
 
+/// The pattern is one of the table's.
+pub(super) fn is_rule(pattern: &str) -> bool {
+    RULES.iter().any(|rule| rule.patterns.contains(&pattern))
+}
+
+/// The pattern by itself starts a word where [`cut`] cuts.
+pub(super) fn is_whole_rule(pattern: &str) -> bool {
+    [GPT2, QWEN2, LLAMA3].contains(&pattern)
+}
+
 /// Every `tokenizer.ggml.pre` that is known.
 pub fn supported() -> Vec<String> {
     RULES.iter().flat_map(|rule| rule.names).map(|name| (*name).to_owned()).collect()

@@ -19,6 +19,9 @@ use std::fs;
 use std::path::{Path, PathBuf};
 use weights::Weights;
 
+/// Percent of all cores. Past it, threads that wait for each other wait for whoever has their core.
+const QUIET: f64 = 5.0;
+
 #[derive(clap::Args)]
 pub(super) struct Options {
     /// engine: how often each measurement is repeated
@@ -42,26 +45,38 @@ struct Bench {
 pub(super) fn run(options: &Options, file: &Path) -> Result<()> {
     let bench = prepare(options)?;
     let mut figures = Figures::default();
+    let mut busy = Vec::new();
     for round in 1..=bench.rounds {
         println!("round {round} of {}", bench.rounds);
+        let percent = machine::busy_percent()?;
+        if percent > QUIET {
+            eprintln!("others use {percent:.0} % of the cores: what is measured now says little");
+        }
+        busy.push(percent);
         for weights in &bench.weights {
             rates::measure(&bench, weights, &mut figures);
         }
         for weights in &bench.weights {
             users::measure(&bench, weights, &mut figures);
         }
+        // A run that is broken off leaves what it has.
+        write(&figures, &busy, file)?;
     }
     for weights in &bench.weights {
         daemon::measure(&bench, weights, &mut figures);
     }
     println!("\n{}; llama.cpp {}\n", machine::describe(), llama_cpp::VERSION);
     println!("{}", figures.table());
-    let report = figures.report(machine::json(bench.rounds));
-    fs::write(file, serde_json::to_string_pretty(&report)? + "\n")?;
+    write(&figures, &busy, file)?;
     match figures.missing() {
         0 => Ok(()),
         missing => bail!("{missing} measurement(s) failed; {} has the others", file.display()),
     }
+}
+
+fn write(figures: &Figures, busy: &[f64], file: &Path) -> Result<()> {
+    let report = figures.report(machine::json(busy));
+    Ok(fs::write(file, serde_json::to_string_pretty(&report)? + "\n")?)
 }
 
 fn prepare(options: &Options) -> Result<Bench> {

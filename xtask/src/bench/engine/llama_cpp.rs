@@ -65,7 +65,7 @@ pub(super) fn ensure(python: &Path) -> Result<LlamaCpp> {
     for program in PROGRAMS {
         fs::copy(home.join("build/bin").join(program), bin.join(program))?;
     }
-    // Only the programs are of use now; the rest is 20 times as large.
+    // Only the programs are of use now; the rest is hundreds of megabytes.
     for part in ["source", "build", "venv"] {
         fs::remove_dir_all(home.join(part))?;
     }
@@ -107,29 +107,31 @@ fn build_tools(python: &Path, home: &Path) -> Result<PathBuf> {
 fn sdist(tools: &Path) -> Result<PathBuf> {
     let dir = paths::cache().join("sdist");
     let archive = dir.join(ARCHIVE);
-    if archive.exists() {
-        return Ok(archive);
+    if !archive.exists() {
+        fetch(tools, &dir.join("part"), &archive)?;
     }
+    let got = hex(&Sha256::digest(fs::read(&archive)?));
+    if got != SHA256 {
+        fs::remove_file(&archive)?;
+        bail!("{ARCHIVE} has sha256 {got}, expected {SHA256}; it was discarded");
+    }
+    Ok(archive)
+}
+
+fn fetch(tools: &Path, part: &Path, archive: &Path) -> Result<()> {
     println!("fetching {SDIST}");
-    let part = dir.join("part");
-    fs::create_dir_all(&part)?;
+    fs::create_dir_all(part)?;
     // Without isolation: pip asks the sdist for its metadata, with the tools that are installed already.
     let pip = ["-m", "pip", "download", "--disable-pip-version-check", "--quiet", "--no-deps"];
     let kind = ["--no-binary", ":all:", "--no-build-isolation", "-d"];
-    sh::run(Command::new(tools).args(pip).args(kind).arg(&part).arg(SDIST)).with_context(|| {
+    sh::run(Command::new(tools).args(pip).args(kind).arg(part).arg(SDIST)).with_context(|| {
+        let to = archive.display();
         format!(
-            "the source of llama.cpp cannot be fetched; get {ARCHIVE} by any other way and put it at {}",
-            archive.display()
+            "the source of llama.cpp cannot be fetched; get {ARCHIVE} by any other way and put it at {to}"
         )
     })?;
-    let got = hex(&Sha256::digest(fs::read(part.join(ARCHIVE))?));
-    if got != SHA256 {
-        fs::remove_dir_all(&part)?;
-        bail!("{ARCHIVE} came with sha256 {got}, expected {SHA256}; it was discarded");
-    }
-    fs::rename(part.join(ARCHIVE), &archive)?;
-    fs::remove_dir_all(&part)?;
-    Ok(archive)
+    fs::rename(part.join(ARCHIVE), archive)?;
+    Ok(fs::remove_dir_all(part)?)
 }
 
 /// llama.cpp's own folder in the sdist.
@@ -147,7 +149,7 @@ fn build(tools: &Path, source: &Path, build: &Path) -> Result<()> {
     println!("building llama.cpp, once: some minutes");
     let (cmake, ninja) = (tools.with_file_name("cmake"), tools.with_file_name("ninja"));
     let mut configure = Command::new(&cmake);
-    configure.args(["--log-level=WARNING", "-Wno-dev", "-G", "Ninja", "-S"]).arg(source).arg("-B").arg(build);
+    configure.args(["--log-level=WARNING", "-G", "Ninja", "-S"]).arg(source).arg("-B").arg(build);
     configure.arg(format!("-DCMAKE_MAKE_PROGRAM={}", ninja.display()));
     configure.arg(format!("-DLLAMA_BUILD_NUMBER={VERSION}")).args(OPTIONS).stdout(Stdio::null());
     let help = "llama.cpp does not build here; what cmake said stands above";

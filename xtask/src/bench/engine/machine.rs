@@ -6,6 +6,7 @@ use serde_json::{Value, json};
 use std::ffi::OsStr;
 use std::fs;
 use std::process::Command;
+use std::time::Duration;
 
 /// Ticks of processor time a second in /proc, whatever the kernel's own clock.
 const TICKS: f64 = 100.0;
@@ -25,11 +26,32 @@ pub(super) fn describe() -> String {
     format!("{}, {} cores", cpu(), cores())
 }
 
-pub(super) fn json(rounds: u32) -> Value {
+/// `busy`: what [`busy_percent`] said before each round.
+pub(super) fn json(busy: &[f64]) -> Value {
     json!({
         "cpu": cpu(), "cores": cores(), "system": std::env::consts::OS, "arch": std::env::consts::ARCH,
-        "llama_cpp": llama_cpp::VERSION, "rounds": rounds,
+        "llama_cpp": llama_cpp::VERSION, "busy_percent_before_rounds": busy,
     })
+}
+
+/// How much of all cores others compute with now, over a second.
+pub(super) fn busy_percent() -> Result<f64> {
+    let before = processor_ticks()?;
+    std::thread::sleep(Duration::from_secs(1));
+    let after = processor_ticks()?;
+    let (idle, all) = (after.0 - before.0, after.1 - before.1);
+    Ok(100.0 * (1.0 - idle / all))
+}
+
+/// Idle, and all, since the machine started.
+fn processor_ticks() -> Result<(f64, f64)> {
+    let stat = fs::read_to_string("/proc/stat")?;
+    let first =
+        stat.lines().next().and_then(|line| line.strip_prefix("cpu ")).context("no cpu in /proc/stat")?;
+    let fields = first.split_whitespace().map(str::parse).collect::<Result<Vec<f64>, _>>()?;
+    // user, nice, system, idle, iowait, irq, softirq, steal; what guests take is in user already.
+    let idle = fields.iter().skip(3).take(2).sum();
+    Ok((idle, fields.iter().take(8).sum()))
 }
 
 /// The program on the first `threads` cores alone.

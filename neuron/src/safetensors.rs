@@ -1,0 +1,131 @@
+//! A strict reader of models in safetensors: a folder with config.json and one or several files of weights.
+//!
+//! The bytes are foreign, so every length is checked before anything is allocated for it, and every bound
+//! has a name here. Opening reads headers alone; a tensor is read when it is asked for, by the name that
+//! GGUF has for it, so that whoever loads a model need not know which kind of file it came in.
+
+mod check;
+mod dtype;
+mod files;
+mod header;
+mod names;
+
+use std::{
+    collections::BTreeMap,
+    path::{Path, PathBuf},
+};
+
+use crate::{
+    engine::{Kind, ModelError, Raw, read_at},
+    folder::{self, FolderError, Json, Object, Problem},
+};
+use dtype::Dtype;
+use names::Names;
+
+pub(crate) use files::{CONFIG, INDEX, WHOLE, missing_files, shards};
+
+/// A file's header is never longer; past it the file is refused. The format's own bound is 100 MB, and the
+/// largest models in use have 5 MB.
+pub const MAX_HEADER_BYTES: u64 = 64 << 20;
+/// Tensors in all files together; the largest models in use, with experts one by one, have 50,000.
+pub const MAX_TENSORS: usize = 1 << 18;
+/// Files of one model; the largest in use have some 200.
+pub const MAX_FILES: usize = 4096;
+/// Dimensions of a tensor; convolutions of vision towers have the most, 5.
+pub const MAX_DIMENSIONS: usize = 8;
+
+/// A model's folder, its headers read and checked. No tensor is in memory.
+#[derive(Debug)]
+pub struct Safetensors {
+    folder: PathBuf,
+    config: Json,
+    /// Names of the files of weights.
+    files: Vec<String>,
+    /// By the names in the files.
+    tensors: BTreeMap<String, Tensor>,
+    names: Names,
+}
+
+/// Where a tensor lies and what is in it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+struct Tensor {
+    /// Which of the files.
+    file: usize,
+    dtype: Dtype,
+    /// Outermost dimension first, as in the file; a matrix is `[rows, columns]`.
+    dims: Vec<u64>,
+    /// Bytes from the start of the file.
+    start: u64,
+    /// Bytes.
+    len: u64,
+}
+
+impl Safetensors {
+    /// Reads config.json and the header of every file of weights.
+    pub fn open(folder: &Path) -> Result<Self, FolderError> {
+        let config = folder::json(folder, CONFIG)?;
+        let (files, listed) = files::list(folder)?;
+        let mut tensors = BTreeMap::new();
+        for (number, file) in files.iter().enumerate() {
+            for (name, tensor) in header::open(folder, file, number)? {
+                if tensors.insert(name.clone(), tensor).is_some() {
+                    return Err(Problem::Duplicate(format!("the tensor {name}")).of(file));
+                }
+            }
+            if tensors.len() > MAX_TENSORS {
+                let (value, max) = (tensors.len() as u64, MAX_TENSORS as u64);
+                return Err(Problem::TooLarge { what: "the number of tensors", value, max }.of(file));
+            }
+        }
+        if let Some((name, file)) = listed.iter().find(|(name, file)| {
+            tensors.get(*name).is_none_or(|tensor: &Tensor| files[tensor.file] != **file)
+        }) {
+            return Err(Problem::Missing(format!("the tensor {name}, which {INDEX} says is here,")).of(file));
+        }
+        let names = Names::of(|name| tensors.contains_key(name));
+        Ok(Self { folder: folder.to_owned(), config, files, tensors, names })
+    }
+
+    /// What config.json says.
+    pub fn config(&self) -> &serde_json::Value {
+        self.config.value()
+    }
+
+    /// As [`Self::config`], for reading key by key.
+    pub(crate) fn root(&self) -> Object<'_> {
+        self.config.root()
+    }
+
+    pub fn folder(&self) -> &Path {
+        &self.folder
+    }
+
+    /// Bytes of all tensors.
+    pub fn bytes(&self) -> u64 {
+        self.tensors.values().map(|tensor| tensor.len).sum()
+    }
+
+    /// How a tensor is stored, by GGUF's name for it; of experts that one name stands for, the first. `None`:
+    /// it is not there, or of a type that is not computed with.
+    pub(crate) fn kind(&self, gguf_name: &str) -> Option<Kind> {
+        let tensor = self.tensors.get(&self.names.name(gguf_name, Some(0))?)?;
+        tensor.dtype.float().map(Kind::Float)
+    }
+
+    /// Reads a tensor by GGUF's name for it. `expert`: the one that is wanted, where the name stands for several.
+    pub(crate) fn read(&self, gguf_name: &str, expert: Option<u64>) -> Result<Raw, ModelError> {
+        let missing = || ModelError(format!("tensor {gguf_name} is missing"));
+        let name = self.names.name(gguf_name, expert).ok_or_else(missing)?;
+        let tensor = self.tensors.get(&name).ok_or_else(missing)?;
+        let unknown = || ModelError(format!("tensor {name} is {}", tensor.dtype.name()));
+        let kind = Kind::Float(tensor.dtype.float().ok_or_else(unknown)?);
+        let columns = tensor.dims.last().copied().unwrap_or(1);
+        let rows: u64 = tensor.dims.iter().rev().skip(1).product();
+        let bytes = read_at(&self.folder.join(&self.files[tensor.file]), tensor.start, tensor.len)?;
+        let size = |n: u64| usize::try_from(n).unwrap_or(usize::MAX);
+        Ok(Raw { rows: size(rows), columns: size(columns), kind, bytes })
+    }
+}
+
+#[cfg(test)]
+mod tests;

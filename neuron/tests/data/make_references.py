@@ -1,0 +1,206 @@
+#!/usr/bin/env python3
+"""Make tiny models with random weights, and what PyTorch transformers makes of them.
+
+    make_references.py OUTPUT_FOLDER
+
+Writes references.json with the prompt, and for each architecture a folder that
+is a whole model (config.json, weights in safetensors, tokenizer.json and
+tokenizer_config.json) with logits.f32 beside it: the logits after every token
+of the prompt, [tokens, vocabulary], float32, little endian.
+
+Weights are drawn as numbers that float16 holds exactly and are stored so; the
+reference computes in float32 on exactly these numbers, with eager attention.
+Needs torch and transformers; everything follows from SEED.
+"""
+
+import json
+import os
+import sys
+
+import torch
+import transformers
+from transformers import AutoModelForCausalLM
+
+SEED = 20240
+TOKENS = 40
+CONTEXT = 128
+# 256 bytes, then these.
+CONTROL = ["<|im_end|>", "<|im_start|>", "<|endoftext|>"]
+VOCAB = 256 + len(CONTROL)
+
+CHAT_TEMPLATE = (
+    "{% for m in messages %}<|im_start|>{{ m.role }}\n{{ m.content }}<|im_end|>\n{% endfor %}"
+    "{% if add_generation_prompt %}<|im_start|>assistant\n{% endif %}"
+)
+
+# What all have, unless they say otherwise.
+BASE = dict(
+    vocab_size=VOCAB,
+    hidden_size=64,
+    intermediate_size=72,
+    num_hidden_layers=2,
+    num_attention_heads=4,
+    num_key_value_heads=2,
+    max_position_embeddings=CONTEXT,
+    bos_token_id=VOCAB - 1,
+    eos_token_id=256,
+    pad_token_id=None,
+)
+
+# The scaled frequencies lie on all three sides of the two bounds.
+LLAMA3 = dict(
+    rope_type="llama3",
+    rope_theta=10000.0,
+    factor=4.0,
+    low_freq_factor=1.0,
+    high_freq_factor=4.0,
+    original_max_position_embeddings=32,
+)
+
+
+def architectures():
+    """Folder, configuration, bytes of a file of weights at most."""
+    c = transformers
+    whole = "1GB"
+    yield "llama", c.LlamaConfig(**BASE, rope_parameters=LLAMA3, rms_norm_eps=1e-5), whole
+    yield "mistral", c.MistralConfig(**BASE, sliding_window=8, head_dim=24), whole
+    yield "qwen2", c.Qwen2Config(**BASE, tie_word_embeddings=True), whole
+    # In several files, so that these are read too.
+    yield "qwen3", c.Qwen3Config(**BASE, head_dim=24), "90KB"
+    yield "qwen3_moe", c.Qwen3MoeConfig(
+        **BASE,
+        head_dim=16,
+        moe_intermediate_size=32,
+        num_experts=6,
+        num_experts_per_tok=2,
+        norm_topk_prob=True,
+    ), whole
+    # The sixth layer sees everything.
+    gemma = dict(BASE, hidden_size=32, num_hidden_layers=7, num_key_value_heads=1)
+    yield "gemma3", c.Gemma3TextConfig(
+        **gemma,
+        head_dim=16,
+        sliding_window=8,
+        query_pre_attn_scalar=24,
+        rope_parameters=dict(
+            sliding_attention=dict(rope_type="default", rope_theta=10000.0),
+            full_attention=dict(rope_type="linear", rope_theta=1000000.0, factor=8.0),
+        ),
+    ), whole
+
+
+def fill(model, generator):
+    """Random weights of such a size that every part of the model shows in logits of up to about ten."""
+    lack_one = model.config.model_type.startswith("gemma")
+    for name, weight in sorted(model.named_parameters()):
+        noise = torch.randn(weight.shape, generator=generator)
+        if "norm" in name:
+            value = 0.2 * noise + (0.0 if lack_one else 1.0)
+        elif "embed_tokens" in name:
+            # Gemma's are scaled up, and its tied head is not scaled down.
+            value = noise * (0.3 if model.config.tie_word_embeddings else 1.0)
+        elif weight.dim() == 1:
+            value = 0.3 * noise
+        else:
+            value = noise * 1.5 / weight.shape[-1] ** 0.5
+        weight.data = value.half().float()
+
+
+def tokenizer():
+    """Every byte is a token, in the byte-level alphabet; no merges."""
+    printable = [*range(0x21, 0x7F), *range(0xA1, 0xAD), *range(0xAE, 0x100)]
+    others = iter(range(0x100, 0x200))
+    alphabet = {byte: chr(byte) if byte in printable else chr(next(others)) for byte in range(256)}
+    return {
+        "version": "1.0",
+        "truncation": None,
+        "padding": None,
+        "added_tokens": [
+            {
+                "id": 256 + i,
+                "content": text,
+                "single_word": False,
+                "lstrip": False,
+                "rstrip": False,
+                "normalized": False,
+                "special": True,
+            }
+            for i, text in enumerate(CONTROL)
+        ],
+        "normalizer": None,
+        "pre_tokenizer": {
+            "type": "ByteLevel",
+            "add_prefix_space": False,
+            "trim_offsets": True,
+            "use_regex": True,
+        },
+        "post_processor": None,
+        "decoder": {
+            "type": "ByteLevel",
+            "add_prefix_space": True,
+            "trim_offsets": True,
+            "use_regex": True,
+        },
+        "model": {
+            "type": "BPE",
+            "dropout": None,
+            "unk_token": None,
+            "continuing_subword_prefix": None,
+            "end_of_word_suffix": None,
+            "fuse_unk": False,
+            "byte_fallback": False,
+            "vocab": {alphabet[byte]: byte for byte in range(256)},
+            "merges": [],
+        },
+    }
+
+
+def write(path, value):
+    with open(path, "w", encoding="utf-8", newline="\n") as f:
+        json.dump(value, f, ensure_ascii=False, separators=(",", ":"))
+        f.write("\n")
+
+
+def make(folder, config, shard, prompt, seed):
+    os.makedirs(folder, exist_ok=True)
+    model = AutoModelForCausalLM.from_config(config, attn_implementation="eager", dtype=torch.float32)
+    model.eval()
+    fill(model, torch.Generator().manual_seed(seed))
+    model.tie_weights()
+    with torch.no_grad():
+        logits = model(input_ids=torch.tensor([prompt]), use_cache=False).logits[0]
+    assert logits.dtype == torch.float32 and list(logits.shape) == [TOKENS, VOCAB]
+    size = logits.abs().max().item()
+    assert torch.isfinite(logits).all() and 1 < size < 40, size
+    logits.numpy().astype("<f4").tofile(folder + "/logits.f32")
+    model.half().save_pretrained(folder, max_shard_size=shard)
+    write(folder + "/tokenizer.json", tokenizer())
+    settings = {
+        "bos_token": CONTROL[2],
+        "eos_token": CONTROL[0],
+        "add_bos_token": False,
+        "chat_template": CHAT_TEMPLATE,
+    }
+    write(folder + "/tokenizer_config.json", settings)
+    paths = [folder + "/" + name for name in os.listdir(folder)]
+    for path in paths:
+        os.chmod(path, 0o644)
+    files = sum(os.path.getsize(path) for path in paths)
+    print("%s: logits up to %.2f, %d bytes" % (folder, size, files))
+
+
+def main():
+    (out,) = sys.argv[1:]
+    torch.set_num_threads(1)
+    prompt = [(i * i * 7 + i * 31 + 65) % 256 for i in range(TOKENS)]
+    for i, (name, config, shard) in enumerate(architectures()):
+        make(out + "/" + name, config, shard, prompt, SEED + i)
+    source = "PyTorch %s, transformers %s, float32, eager attention" % (
+        torch.__version__.split("+")[0],
+        transformers.__version__,
+    )
+    write(out + "/references.json", {"source": source, "prompt": prompt, "vocab": VOCAB})
+
+
+if __name__ == "__main__":
+    main()

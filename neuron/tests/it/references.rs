@@ -1,0 +1,139 @@
+//! Logits against PyTorch transformers': tiny models with random weights, made by tests/data/make_references.py,
+//! which computes in float32 on exactly the numbers that the files hold.
+//!
+//! The error of a model is its largest difference from the reference, as a part of the reference's largest
+//! logit, over every position of the prompt and every way to cut it.
+
+use std::{path::PathBuf, sync::Arc};
+
+use neuron::{
+    engine::{Backend, Batch, CpuBackend, KvFormat, Model, Part, Room, Shape, Weights},
+    safetensors::Safetensors,
+    text::TextModel,
+};
+
+use crate::support;
+
+/// Folder, and the error that is allowed with keys and values in F32 and in F16.
+const MODELS: [(&str, f32, f32); 6] = [
+    ("llama", 2e-6, 1e-3),
+    ("mistral", 2e-6, 1e-3),
+    ("qwen2", 2e-6, 1e-3),
+    ("qwen3", 2e-6, 1e-3),
+    ("qwen3_moe", 2e-6, 1e-3),
+    ("gemma3", 2e-6, 1e-3),
+];
+
+/// Blocks of the sequence that is compared, in no order, and of one that only runs beside it.
+const BLOCKS: [&[u32]; 2] = [&[5, 2, 9], &[0, 7, 3]];
+
+struct Reference {
+    prompt: Vec<u32>,
+    vocab: usize,
+    /// [tokens, vocab]
+    logits: Vec<f32>,
+}
+
+fn folder(name: &str) -> PathBuf {
+    PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("tests/data/references").join(name)
+}
+
+fn reference(name: &str) -> Reference {
+    let facts = support::data("references/references.json");
+    let bytes = std::fs::read(folder(name).join("logits.f32")).unwrap();
+    let logits = bytes.chunks_exact(4).map(|b| f32::from_le_bytes(b.try_into().unwrap()));
+    let vocab = usize::try_from(facts["vocab"].as_u64().unwrap()).unwrap();
+    let reference = Reference { prompt: support::ids(&facts["prompt"]), vocab, logits: logits.collect() };
+    assert_eq!(reference.logits.len(), reference.prompt.len() * vocab);
+    reference
+}
+
+fn load(name: &str, kv: KvFormat) -> Box<dyn Model> {
+    let files = Safetensors::open(&folder(name)).unwrap();
+    let shape = Shape::from_safetensors(&files).unwrap();
+    let mut backend = CpuBackend { threads: 2, kv, sequences: 2 };
+    backend.load(&Weights::Safetensors(Arc::new(files)), &shape, Room { context: 64, cached: 256 }).unwrap()
+}
+
+/// Logits after the last of `lens[i]` tokens of each sequence, which start where `done[i]` are run.
+fn step(model: &mut dyn Model, sequences: [&[u32]; 2], done: [usize; 2], lens: [usize; 2]) -> Vec<Vec<f32>> {
+    let running = || (0..2).filter(|i| lens[*i] > 0);
+    let tokens: Vec<u32> =
+        running().flat_map(|i| &sequences[i][done[i]..done[i] + lens[i]]).copied().collect();
+    let part = |i: usize| Part { len: lens[i], position: done[i], blocks: BLOCKS[i], logits: true };
+    let parts: Vec<Part<'_>> = running().map(part).collect();
+    let logits = model.forward(&Batch { tokens: &tokens, parts: &parts }).unwrap();
+    logits.data.chunks_exact(logits.vocab).map(<[f32]>::to_vec).collect()
+}
+
+/// The error where the prompt is run in chunks of these lengths, beside another sequence where one is given.
+fn in_chunks(model: &mut dyn Model, reference: &Reference, lens: &[usize], other: Option<&[usize]>) -> f32 {
+    let beside: Vec<u32> = reference.prompt.iter().rev().copied().collect();
+    let (mut done, mut error) = ([0, 0], 0.0);
+    let mut others = other.into_iter().flatten().copied();
+    for len in lens {
+        let lens = [*len, others.next().unwrap_or(0)];
+        let logits = step(model, [&reference.prompt, &beside], done, lens);
+        done = [done[0] + lens[0], done[1] + lens[1]];
+        assert!(logits.iter().flatten().all(|logit| logit.is_finite()));
+        error = f32::max(error, reference.error(done[0] - 1, &logits[0]));
+    }
+    error
+}
+
+impl Reference {
+    fn error(&self, position: usize, logits: &[f32]) -> f32 {
+        let expected = &self.logits[position * self.vocab..(position + 1) * self.vocab];
+        assert_eq!(logits.len(), self.vocab);
+        let largest = self.logits.iter().fold(0.0, |most: f32, x| most.max(x.abs()));
+        logits.iter().zip(expected).fold(0.0, |most: f32, (a, b)| most.max((a - b).abs())) / largest
+    }
+}
+
+#[test]
+fn logits_are_those_of_transformers() {
+    for (name, in_f32, in_f16) in MODELS {
+        let reference = reference(name);
+        let len = reference.prompt.len();
+        for (kv, bound) in [(KvFormat::F32, in_f32), (KvFormat::F16, in_f16)] {
+            let model = &mut *load(name, kv);
+            let whole = (1..=len).map(|len| in_chunks(model, &reference, &[len], None));
+            let whole = whole.fold(0.0, f32::max);
+            let single = in_chunks(model, &reference, &vec![1; len], Some(&[9, 1, 1, 1, 16, 1, 3]));
+            let ragged = in_chunks(model, &reference, &[1, 7, 16, 3, 13], Some(&[5, 1, 30, 1, 1]));
+            println!("{name}, {kv:?}: {whole:.1e} whole, {single:.1e} one by one, {ragged:.1e} in chunks");
+            let error = whole.max(single).max(ragged);
+            assert!(error <= bound, "{name}, {kv:?}: {error} > {bound}");
+        }
+    }
+}
+
+#[test]
+fn the_folders_are_whole_models() {
+    for (name, ..) in MODELS {
+        let text = TextModel::from_folder(&folder(name)).unwrap();
+        assert_eq!((text.tokenizer.end_ids(), text.tokenizer.eos_text()), (&[256, 258][..], "<|im_end|>"));
+        assert_eq!(text.tokenizer.encode_prompt("hé<|im_end|>"), [104, 195, 169, 256], "{name}");
+        assert!(text.template.is_some());
+    }
+}
+
+/// The same folder behind the API: found in the cache, loaded, counted for, talked to.
+#[tokio::test]
+async fn a_model_in_safetensors_is_served() {
+    let hub = tempfile::tempdir().unwrap();
+    let repo = hub.path().join("models--test--qwen3");
+    std::fs::create_dir_all(repo.join("snapshots/one")).unwrap();
+    std::fs::create_dir_all(repo.join("refs")).unwrap();
+    std::fs::write(repo.join("refs/main"), "one").unwrap();
+    for file in std::fs::read_dir(folder("qwen3")).unwrap() {
+        let file = file.unwrap();
+        std::fs::copy(file.path(), repo.join("snapshots/one").join(file.file_name())).unwrap();
+    }
+    let daemon = support::Daemon::start(hub.path(), "").await;
+    let client = daemon.load("test/qwen3").await;
+    let body = serde_json::json!({ "model": "test/qwen3", "max_tokens": 5, "ignore_eos": true,
+        "messages": [{ "role": "user", "content": "hello" }] });
+    let answer = client.post("/v1/chat/completions", body).await.json();
+    assert_eq!(answer["usage"]["completion_tokens"], 5, "{answer}");
+}
