@@ -38,8 +38,11 @@ async fn a_plain_answer_has_openais_shape() {
     assert_eq!((&choice["finish_reason"], &choice["stop_reason"]), (&json!("stop"), &Value::Null));
     assert_eq!(content(&answer), "The capital of France is Paris.");
     let usage = &answer["usage"];
+    // Others ask the same of this daemon, so its one whole block of sixteen may be known already.
+    let cached = usage["prompt_tokens_details"]["cached_tokens"].as_u64().unwrap();
+    assert!([0, 16].contains(&cached), "{cached}");
     let expected = json!({ "prompt_tokens": 21, "completion_tokens": 8, "total_tokens": 29,
-        "prompt_tokens_details": { "cached_tokens": 0 } });
+        "prompt_tokens_details": { "cached_tokens": cached } });
     assert_eq!(usage, &expected);
 }
 
