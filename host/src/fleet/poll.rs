@@ -56,10 +56,12 @@ impl Pollers {
     /// others are asked at once, then as often as it says now.
     pub fn apply(&self, config: &Config) {
         let mut running = self.running.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
-        let (mut next, mut new) = (Vec::new(), Vec::new());
+        let (mut next, mut new, mut kept) = (Vec::new(), Vec::new(), Vec::new());
         for neuron in &config.neurons {
             if let Some(at) = running.iter().position(|(node, _)| node.config == *neuron) {
-                next.push(running.swap_remove(at));
+                let member = running.swap_remove(at);
+                kept.push(member.0.clone());
+                next.push(member);
                 continue;
             }
             match Node::new(neuron) {
@@ -76,7 +78,8 @@ impl Pollers {
         running.drain(..).for_each(|(_gone, stop)| stop.cancel());
         *running = next;
         self.fleet.set_members(running.iter().map(|(node, _)| node.clone()).collect());
-        running.iter().for_each(|(node, _)| node.poke());
+        // A new one is asked anyway, and once is enough.
+        kept.iter().for_each(|node| node.poke());
         new.into_iter().for_each(|(node, stop)| self.start(node, stop));
     }
 
