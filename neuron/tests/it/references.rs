@@ -16,12 +16,12 @@ use crate::support;
 
 /// Folder, and the error that is allowed with keys and values in F32 and in F16.
 const MODELS: [(&str, f32, f32); 6] = [
-    ("llama", 1e-5, 2e-3),
-    ("mistral", 1e-5, 2e-3),
-    ("qwen2", 1e-5, 2e-3),
-    ("qwen3", 1e-5, 2e-3),
-    ("qwen3_moe", 1e-5, 2e-3),
-    ("gemma3", 1e-5, 2e-3),
+    ("llama", 2e-6, 1e-3),
+    ("mistral", 2e-6, 1e-3),
+    ("qwen2", 2e-6, 1e-3),
+    ("qwen3", 2e-6, 1e-3),
+    ("qwen3_moe", 2e-6, 1e-3),
+    ("gemma3", 2e-6, 1e-3),
 ];
 
 /// Blocks of the sequence that is compared, in no order, and of one that only runs beside it.
