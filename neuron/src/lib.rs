@@ -1,4 +1,4 @@
-//! neuron: the daemon on each machine that runs models, in process, on candle.
+//! neuron: the daemon on each machine that runs models, in process.
 //!
 //! Reading order: [`server`] puts the parts together; [`api`] is the HTTP side; [`registry`] knows which
 //! models there are; [`sources`] and [`preflight`] get and check a file; [`device`] is the thread that
