@@ -10,10 +10,12 @@ mod layers;
 mod lifecycle;
 mod meta;
 mod params;
+mod remember;
 mod sse;
 mod stop;
 mod tokenize;
 mod tokens;
+mod watch;
 
 use std::{net::SocketAddr, sync::Arc, time::Instant};
 
@@ -23,6 +25,7 @@ use axum::{
 };
 use neuron_protocol::Discovery;
 use sha2::{Digest, Sha256};
+use tokio::sync::watch::Receiver;
 
 use crate::registry::Registry;
 
@@ -36,17 +39,21 @@ pub(crate) struct App {
     /// SHA-256 of the bearer token: equal lengths compare in equal time.
     token: Option<[u8; 32]>,
     tokenizing: tokens::Tokenizing,
+    watchers: watch::Watchers,
+    /// Whether the daemon stops.
+    stopped: Receiver<bool>,
 }
 
 impl App {
-    pub(crate) fn new(registry: Arc<Registry>, bound: SocketAddr) -> Arc<Self> {
+    pub(crate) fn new(registry: Arc<Registry>, bound: SocketAddr, stopped: Receiver<bool>) -> Arc<Self> {
         let token = registry.config.token.as_deref().map(|token| Sha256::digest(token).into());
         // Nobody can connect to "any address"; loopback means the host that was asked.
         let ip = if bound.ip().is_unspecified() { [127, 0, 0, 1].into() } else { bound.ip() };
         let url = format!("http://{}", SocketAddr::new(ip, bound.port()));
         let discovery = meta::discover(&registry);
         let (started, tokenizing) = (Instant::now(), tokens::Tokenizing::new());
-        Arc::new(Self { registry, discovery, url, started, token, tokenizing })
+        let watchers = watch::Watchers::new();
+        Arc::new(Self { registry, discovery, url, started, token, tokenizing, watchers, stopped })
     }
 }
 
@@ -59,6 +66,7 @@ pub(crate) fn router(app: Arc<App>) -> Router {
         .route("/discovery", get(meta::discovery))
         .route("/health", get(meta::health))
         .route("/models", get(meta::models))
+        .route("/watch", get(watch::watch))
         .route("/models/load", post(lifecycle::load))
         .route("/models/unload", post(lifecycle::unload))
         .route("/models/{*path}", get(lifecycle::about))

@@ -39,9 +39,9 @@ pub fn run(args: &BenchArgs) -> anyhow::Result<()> {
     let tokens = (args.prefill + args.decode) as u64;
     let mut backend = CpuBackend { threads: args.threads, kv: KvFormat::F16, sequences: 1 };
     let room = Room { context: tokens, cached: tokens };
-    let mut model = backend.load(&checked.weights, &checked.shape, room)?;
+    let mut model = backend.load(&checked.weights, &checked.plan, room)?;
     crate::memory::give_back();
-    let vocab = u32::try_from(checked.shape.vocab).context("the vocabulary")?;
+    let vocab = u32::try_from(checked.plan.vocab()).context("the vocabulary")?;
     let prompt: Vec<u32> = (0..args.prefill as u32).map(|i| (i * 7919 + 1) % vocab).collect();
     let blocks: Vec<u32> = (0..model.limits().blocks as u32).collect();
     let (mut prefill, mut decode) = (Vec::new(), Vec::new());

@@ -1,5 +1,6 @@
 //! A device and the thread that owns it. Everything outside holds handles: tensors never leave the thread.
 
+mod prefixes;
 mod stats;
 mod worker;
 
@@ -16,7 +17,7 @@ use tokio::sync::{mpsc, oneshot};
 
 pub(crate) use stats::{Seat, Stats};
 
-use crate::engine::{Backend, Event, Generation, ModelError, Room, Sequence, Shape, Weights};
+use crate::engine::{Backend, Blueprint, Event, Generation, Mark, ModelError, Room, Sequence, Weights};
 
 /// Controls that may wait for the thread; one more is refused as if the queue were full.
 const MAX_CONTROLS: usize = 1024;
@@ -50,14 +51,25 @@ pub(crate) enum Control {
     /// Answered when the last sequence of the model has ended and its memory is back.
     Unload(ModelKey, oneshot::Sender<()>),
     Generate(Box<Sequence>),
+    Mark(Box<Marked>),
     /// Ends every sequence and then the thread.
     Stop,
+}
+
+/// Beginnings of a conversation that ran, found in its sequence.
+#[derive(Debug)]
+pub(crate) struct Marked {
+    pub(crate) model: ModelKey,
+    pub(crate) caller: Arc<str>,
+    /// Prompt and answer.
+    pub(crate) tokens: Vec<u32>,
+    pub(crate) marks: Vec<Mark>,
 }
 
 pub(crate) struct Load {
     pub(crate) key: ModelKey,
     pub(crate) weights: Weights,
-    pub(crate) shape: Shape,
+    pub(crate) plan: Blueprint,
     pub(crate) room: Room,
     pub(crate) stats: Arc<Stats>,
     pub(crate) reply: oneshot::Sender<Result<(), ModelError>>,
@@ -98,12 +110,12 @@ impl DeviceHandle {
         &self,
         key: ModelKey,
         weights: Weights,
-        shape: Shape,
+        plan: Blueprint,
         room: Room,
         stats: Arc<Stats>,
     ) -> Result<(), ModelError> {
         let (reply, answer) = oneshot::channel();
-        let load = Load { key, weights, shape, room, stats, reply };
+        let load = Load { key, weights, plan, room, stats, reply };
         let gone = |_| ModelError(Unavailable::Gone.to_string());
         self.controls.send(Control::Load(Box::new(load))).await.map_err(|_| gone(()))?;
         answer.await.map_err(|_| gone(()))?
@@ -130,6 +142,12 @@ impl DeviceHandle {
             Err(mpsc::error::TrySendError::Full(_)) => Err(Unavailable::Busy),
             Err(mpsc::error::TrySendError::Closed(_)) => Err(Unavailable::Gone),
         }
+    }
+
+    /// Has the cache remember what it holds of a conversation. It is only a help: dropped where the thread
+    /// has too much to do.
+    pub(crate) fn mark(&self, marked: Marked) {
+        self.controls.try_send(Control::Mark(Box::new(marked))).ok();
     }
 
     /// Ends every sequence and the thread; returns when it is gone, or after `limit`: what it does at the

@@ -7,6 +7,8 @@
 
 mod architecture;
 mod blocks;
+mod blueprint;
+mod candle;
 mod decoder;
 mod estimate;
 mod lane;
@@ -18,6 +20,9 @@ mod shape;
 mod weights;
 
 pub use architecture::Architecture;
+pub(crate) use blocks::{Changed, Mark};
+pub use blueprint::Blueprint;
+pub use candle::Form;
 pub use decoder::{CpuBackend, KvFormat, MAX_SEQUENCES};
 pub use estimate::{Estimate, MARGIN_MB};
 pub(crate) use lane::{Lane, Stepped};

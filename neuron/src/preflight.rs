@@ -6,7 +6,7 @@ use std::{path::Path, sync::Arc};
 use neuron_protocol::LoadError;
 
 use crate::{
-    engine::{Architecture, Estimate, KvFormat, MARGIN_MB, Room, Shape, ShapeError, Weights},
+    engine::{Blueprint, Estimate, KvFormat, MARGIN_MB, Room, Shape, ShapeError, Weights},
     folder::{FolderError, Problem},
     gguf::{GgufError, Header},
     safetensors::Safetensors,
@@ -26,7 +26,7 @@ const GENEROUS: u64 = 16 << 10;
 #[derive(Debug)]
 pub struct Checked {
     pub weights: Weights,
-    pub shape: Shape,
+    pub plan: Blueprint,
     pub text: Arc<TextModel>,
     /// Tokens of prompt and answer that it is made for, or that the configuration allows.
     pub context: u64,
@@ -37,10 +37,10 @@ pub struct Checked {
 pub fn check(model_id: &str, path: &Path, max_context: u64) -> Result<Checked, LoadError> {
     let refuse = Refuse { model_id, path };
     let text = || refuse.text(path).map(Arc::new);
-    let (weights, shape, text) = if path.is_dir() {
-        let files = Safetensors::open(path).map_err(|e| refuse.folder(&e))?;
-        let shape = Shape::from_safetensors(&files).map_err(|e| refuse.shape(e))?;
-        (Weights::Safetensors(Arc::new(files)), shape, text()?)
+    let (weights, plan, text) = if path.is_dir() {
+        let files = Arc::new(Safetensors::open(path).map_err(|e| refuse.folder(&e))?);
+        let plan = Blueprint::from_safetensors(&files).map_err(|e| refuse.shape(e))?;
+        (Weights::Safetensors(files), plan, text()?)
     } else {
         let header = Header::open(path).map_err(|e| refuse.file(&e))?;
         let shape = Shape::from_header(&header).map_err(|e| refuse.shape(e))?;
@@ -50,10 +50,10 @@ pub fn check(model_id: &str, path: &Path, max_context: u64) -> Result<Checked, L
         }
         let text = TextModel::from_header(&header).map_err(|e| refuse.text_error(e))?;
         let weights = Weights::Gguf { path: path.to_owned(), header: Arc::new(header) };
-        (weights, shape, Arc::new(text))
+        (weights, Blueprint::Decoder(shape), Arc::new(text))
     };
-    let context = shape.context(max_context);
-    Ok(Checked { weights, shape, text, context })
+    let context = plan.context(max_context);
+    Ok(Checked { weights, plan, text, context })
 }
 
 /// The text side alone, for counting tokens of a model that is not loaded. Blocks on the disk.
@@ -80,7 +80,7 @@ pub fn fit(
     limits: CacheLimits,
     free_mb: u64,
 ) -> Result<(Room, Estimate), LoadError> {
-    let estimate = |room| Estimate::new(&checked.weights, &checked.shape, limits.format, room);
+    let estimate = |room| Estimate::new(&checked.weights, &checked.plan, limits.format, room);
     let fits = |room| check_memory(model_id, &estimate(room), free_mb);
     let mut context = checked.context;
     if limits.kv_cache_mb > 0 {
@@ -91,7 +91,8 @@ pub fn fit(
         let room = Room { context, cached: cached.max(context) };
         return fits(room).map(|()| (room, estimate(room)));
     }
-    let several = Room { context, cached: context.max(GENEROUS.min(4 * context)) };
+    let generous = if checked.plan.is_batched() { GENEROUS.min(4 * context) } else { 0 };
+    let several = Room { context, cached: context.max(generous) };
     if fits(several).is_ok() {
         return Ok((several, estimate(several)));
     }
@@ -171,7 +172,10 @@ impl Refuse<'_> {
             ShapeError::Unsupported(architecture) => LoadError::UnsupportedArchitecture {
                 model_id: self.model_id.to_owned(),
                 architecture,
-                supported: Architecture::ALL.iter().map(|a| a.name().to_owned()).collect(),
+                supported: match self.path.is_dir() {
+                    true => Blueprint::of_safetensors(),
+                    false => Blueprint::of_gguf(),
+                },
             },
         }
     }

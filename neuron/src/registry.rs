@@ -11,6 +11,7 @@ use std::{
 };
 
 use neuron_protocol::{Activation, LoadError, model_id::ModelId};
+use tokio::sync::watch;
 use tokio_util::task::TaskTracker;
 
 pub(crate) use entry::{Ready, State};
@@ -32,6 +33,8 @@ pub(crate) struct Registry {
     texts: Mutex<Vec<(String, Arc<TextModel>)>>,
     activation: Mutex<Activation>,
     tasks: TaskTracker,
+    /// Fires when a model's state has changed.
+    changed: watch::Sender<()>,
 }
 
 /// Why a model could not be loaded.
@@ -69,7 +72,18 @@ impl Registry {
             texts: Mutex::default(),
             activation: Mutex::default(),
             tasks: TaskTracker::new(),
+            changed: watch::Sender::new(()),
         })
+    }
+
+    /// Fires when a model's state has changed.
+    pub(crate) fn changes(&self) -> watch::Receiver<()> {
+        self.changed.subscribe()
+    }
+
+    fn set(&self, entry: &Entry, state: State) {
+        entry.set(state);
+        self.changed.send_replace(());
     }
 
     /// The model that a request names, if requests can use it.
@@ -158,6 +172,7 @@ impl Registry {
         let mut entries = self.entries();
         if entries.get(canonical).is_some_and(|current| Arc::ptr_eq(current, entry)) {
             entries.remove(canonical);
+            self.changed.send_replace(());
         }
     }
 

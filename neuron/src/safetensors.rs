@@ -15,6 +15,9 @@ use std::{
     path::{Path, PathBuf},
 };
 
+use candle_core::DType;
+use neuron_kernels::dense::Float;
+
 use crate::{
     engine::{Kind, ModelError, Raw, read_at},
     folder::{self, FolderError, Json, Object, Problem},
@@ -103,6 +106,55 @@ impl Safetensors {
     /// Bytes of all tensors.
     pub fn bytes(&self) -> u64 {
         self.tensors.values().map(|tensor| tensor.len).sum()
+    }
+
+    /// The files' own names for all tensors.
+    pub(crate) fn tensor_names(&self) -> impl Iterator<Item = &str> {
+        self.tensors.keys().map(String::as_str)
+    }
+
+    /// A tensor's dimensions, outermost first, by the files' own name for it.
+    pub(crate) fn dims(&self, name: &str) -> Option<Vec<usize>> {
+        let tensor = self.tensors.get(name)?;
+        Some(tensor.dims.iter().map(|dim| usize::try_from(*dim).unwrap_or(usize::MAX)).collect())
+    }
+
+    /// An error where the tensor is of a type that is not computed with.
+    pub(crate) fn float(&self, name: &str) -> Result<DType, FolderError> {
+        let tensor = self.tensors.get(name).ok_or_else(|| self.missing(name))?;
+        match tensor.dtype.float() {
+            Some(Float::F32) => Ok(DType::F32),
+            Some(Float::F16) => Ok(DType::F16),
+            Some(Float::BF16) => Ok(DType::BF16),
+            None => {
+                let problem = Problem::Format { name: name.to_owned(), dtype: tensor.dtype.name() };
+                Err(self.problem(name, problem))
+            }
+        }
+    }
+
+    /// Reads a tensor by the files' own name for it, as F32.
+    pub(crate) fn tensor(&self, name: &str) -> candle_core::Result<candle_core::Tensor> {
+        let message = |e: String| candle_core::Error::Msg(e);
+        let dtype = self.float(name).map_err(|e| message(e.to_string()))?;
+        let missing = || message(self.missing(name).to_string());
+        let (tensor, dims) = self.tensors.get(name).zip(self.dims(name)).ok_or_else(missing)?;
+        let bytes = read_at(&self.folder.join(&self.files[tensor.file]), tensor.start, tensor.len);
+        let bytes = bytes.map_err(|e| message(e.to_string()))?;
+        let stored = candle_core::Tensor::from_raw_buffer(&bytes, dtype, &dims, &candle_core::Device::Cpu)?;
+        stored.to_dtype(DType::F32)
+    }
+
+    /// There is no such tensor.
+    pub(crate) fn missing(&self, name: &str) -> FolderError {
+        // No file is at fault more than another; the first one has a name that can be told.
+        Problem::Missing(format!("tensor {name}")).of(self.files.first().map_or(WHOLE, String::as_str))
+    }
+
+    /// With the name of the file that the tensor is in.
+    pub(crate) fn problem(&self, name: &str, problem: Problem) -> FolderError {
+        let file = self.tensors.get(name).and_then(|tensor| self.files.get(tensor.file));
+        problem.of(file.map_or(WHOLE, String::as_str))
     }
 
     /// How a tensor is stored, by GGUF's name for it; of experts that one name stands for, the first. `None`:

@@ -40,8 +40,8 @@ impl Server {
         let registry = Registry::new(Arc::clone(&config), device);
         registry.preload();
 
-        let router = api::router(App::new(Arc::clone(&registry), address));
         let (stopping, mut stopped) = watch::channel(false);
+        let router = api::router(App::new(Arc::clone(&registry), address, stopped.clone()));
         let mut serving = JoinSet::new();
         let serve = axum::serve(listener, router).with_graceful_shutdown(async move {
             // An error means that the server was dropped, which is a stop too.

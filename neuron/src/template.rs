@@ -82,6 +82,15 @@ impl ChatTemplate {
 
     /// The prompt, ready for the assistant to go on; marked, so it is for [`Tokenizer::encode_guarded`].
     pub fn render(&self, conversation: &Conversation) -> Result<String, TemplateError> {
+        self.run(conversation, true)
+    }
+
+    /// The conversation so far, with nothing for the assistant to go on from; marked like a prompt.
+    pub fn render_history(&self, conversation: &Conversation) -> Result<String, TemplateError> {
+        self.run(conversation, false)
+    }
+
+    fn run(&self, conversation: &Conversation, go_on: bool) -> Result<String, TemplateError> {
         let message = |message| python::message(message, &self.guard);
         let messages: Vec<Value> = conversation.messages.iter().map(message).collect::<Result<_, _>>()?;
         let (mut tools, mut arguments) = (conversation.tools.clone(), conversation.arguments.clone());
@@ -96,7 +105,7 @@ impl ChatTemplate {
         let template = tool_use.map_or_else(|| self.env.get_template(CHAT), Ok);
         let template = template.map_err(|e| TemplateError(explain(&e)))?;
         let base = context! {
-            messages, tools, add_generation_prompt => true,
+            messages, tools, add_generation_prompt => go_on,
             bos_token => &self.bos, eos_token => &self.eos,
         };
         // A client's arguments fill in what is missing; they do not replace the conversation.

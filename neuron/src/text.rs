@@ -50,4 +50,10 @@ impl TextModel {
         })?;
         template.render(conversation)
     }
+
+    /// Text of a conversation so far, as it stands in front of what follows; `None`: the model's template
+    /// does not take such a conversation.
+    pub fn render_history(&self, conversation: &Conversation) -> Option<String> {
+        self.template.as_ref()?.render_history(conversation).ok()
+    }
 }

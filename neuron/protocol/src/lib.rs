@@ -11,6 +11,7 @@ mod lifecycle;
 mod model;
 pub mod model_id;
 pub mod prefix;
+mod watch;
 
 pub use discovery::{Device, Discovery, Version};
 pub use error::{ApiError, ErrorBody, LoadError, LoadFailure, LoadFailureBody, Problem};
@@ -19,3 +20,4 @@ pub use lifecycle::{
     Capabilities, Endpoint, LoadRequest, LoadResponse, TokenCount, UnloadRequest, UnloadResponse,
 };
 pub use model::{Cost, Limit, ModelInfo, ModelStatus, Servable};
+pub use watch::{Prefix, PrefixChanges, Snapshot, WatchEvent};

@@ -23,6 +23,10 @@ pub struct ModelInfo {
     pub tool_call: bool,
     #[serde(default)]
     pub reasoning: bool,
+    /// What computes it: `batched`, many requests at once with a prefix cache, or `single`, one at a time.
+    /// Beyond the fleet's common wire format.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub engine: Option<String>,
     /// Absent means servable.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub servable: Option<Servable>,

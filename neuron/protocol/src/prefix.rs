@@ -5,6 +5,7 @@
 //! everything up to and including message `i`, so two conversations share exactly the entries of the
 //! messages that they share.
 
+use serde::{Deserialize, Deserializer, Serialize, Serializer, de::Error as _};
 use xxhash_rust::xxh3::xxh3_64_with_seed;
 
 /// The chain of one conversation while it grows.
@@ -15,6 +16,20 @@ impl PrefixChain {
     /// `revision` is empty where it is unknown. The parts are length-prefixed, so none can pose as another.
     pub fn new(tenant: &str, model: &str, revision: &str) -> Self {
         Self(0).then(tenant.as_bytes()).then(model.as_bytes()).then(revision.as_bytes())
+    }
+
+    /// The chain of a chat request before its first message. `tools` and `template_arguments` are JSON text
+    /// as it came in `tools` and `chat_template_kwargs`; `None` where the field is absent or null, and for
+    /// tools also where `tool_choice` is `"none"`, for then they are not rendered.
+    pub fn of_request(
+        tenant: &str,
+        model: &str,
+        revision: &str,
+        tools: Option<&str>,
+        template_arguments: Option<&str>,
+    ) -> Self {
+        let salted = Self::new(tenant, model, revision);
+        salted.then_json(tools.unwrap_or_default()).then_json(template_arguments.unwrap_or_default())
     }
 
     /// Takes in the next part: JSON without insignificant whitespace.
@@ -46,6 +61,30 @@ impl PrefixChain {
     pub fn value(self) -> u64 {
         self.0
     }
+
+    /// The same, as it goes over the wire.
+    pub fn hash(self) -> PrefixHash {
+        PrefixHash(self.0)
+    }
+}
+
+/// An entry's hash. On the wire 16 hexadecimal digits: JSON's numbers are exact only to 2^53.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub struct PrefixHash(pub u64);
+
+impl Serialize for PrefixHash {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        serializer.collect_str(&format_args!("{:016x}", self.0))
+    }
+}
+
+impl<'de> Deserialize<'de> for PrefixHash {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        let text = <std::borrow::Cow<'de, str>>::deserialize(deserializer)?;
+        let plain = text.len() == 16 && text.bytes().all(|b| b.is_ascii_hexdigit());
+        let value = plain.then(|| u64::from_str_radix(&text, 16).ok()).flatten();
+        value.map(Self).ok_or_else(|| D::Error::custom(format!("{text:?} is not 16 hexadecimal digits")))
+    }
 }
 
 #[cfg(test)]
@@ -60,6 +99,26 @@ mod tests {
         let second = first.then(br#"{"role":"assistant","content":"hello"}"#);
         let got = [chain, first, second].map(|c| format!("{:016x}", c.value()));
         assert_eq!(got, ["d4db88ccaae858c5", "064ce3ff1c4f0289", "382bd4daa400971b"]);
+    }
+
+    #[test]
+    fn vectors_of_whole_requests() {
+        let plain = PrefixChain::of_request("", "org/model", "", None, None);
+        let full = PrefixChain::of_request("t", "org/model", "main", Some(r#"[ {"a":1} ]"#), Some("{}"));
+        let message = r#"{ "role": "user", "content": "Zürich \u00e9" }"#;
+        let got = [plain, plain.then_json(message), full, full.then_json(message)];
+        let got = got.map(|chain| format!("{:016x}", chain.value()));
+        assert_eq!(got, ["1b3c0f88096cc6b4", "e5b4e36a1c9eac3e", "ad9fc3fc717649ec", "191391bc6f26c29e"]);
+    }
+
+    #[test]
+    fn a_hash_is_16_digits_and_nothing_else() {
+        let hash: PrefixHash = serde_json::from_str(r#""00ff00000000000a""#).unwrap();
+        assert_eq!(hash, PrefixHash(0x00ff_0000_0000_000a));
+        assert_eq!(serde_json::to_string(&hash).unwrap(), r#""00ff00000000000a""#);
+        for bad in ["5", r#""""#, r#""ff""#, r#""+0ff00000000000a""#, r#""00ff00000000000g""#] {
+            assert!(serde_json::from_str::<PrefixHash>(bad).is_err(), "{bad}");
+        }
     }
 
     #[test]

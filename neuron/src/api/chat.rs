@@ -17,13 +17,13 @@ use http::HeaderMap;
 use serde_json::{Map, Value, json};
 
 use super::{
-    App,
-    body::json_object,
+    App, body,
     error::ApiError,
     fields::{Fields, missing, wrong_type},
     generate::{Answer, Part},
     layers::unique,
     params::Params,
+    remember::Remember,
     sse, tokens,
 };
 use crate::template::Conversation;
@@ -35,16 +35,20 @@ pub(super) async fn chat(
     headers: HeaderMap,
     body: Body,
 ) -> Result<Response, ApiError> {
-    let object = json_object(body).await?;
+    let body = body::bytes(body).await?;
+    let object = body::object(&body)?;
     let fields = Fields(&object);
     let params = Params::parse(fields)?.from(&headers);
-    let conversation = conversation(fields)?;
+    let conversation = Arc::new(conversation(fields)?);
     let ready = app.registry.ready(&params.model).map_err(|why| ApiError::not_ready(&params.model, why))?;
     let seat = Answer::admit(&app, &ready)?;
     let (text, window) = (Arc::clone(&ready.text), ready.window());
-    let prompt = app.tokenizing.run(move || tokens::of_chat(&text, &conversation, window)).await?;
+    let asked = Arc::clone(&conversation);
+    let prompt = app.tokenizing.run(move || tokens::of_chat(&text, &asked, window)).await?;
     let prompt = prompt.map_err(|refused| refused.into_error(ready.context))?;
-    let answer = Answer::start(&app, ready, seat, prompt, "messages", &params).await?;
+    let remember = Remember::new(&app, &ready, &params.caller, body, &conversation, &prompt);
+    let mut answer = Answer::start(&app, ready, seat, prompt, "messages", &params).await?;
+    answer.remember = remember;
 
     let (id, created, include_usage) = (unique("chatcmpl"), unix_now(), params.include_usage);
     let frame = Frame { id, created, model: params.model, include_usage };

@@ -9,6 +9,7 @@ use super::{
     App,
     error::ApiError,
     params::Params,
+    remember::Remember,
     stop::{Matched, StopMatcher},
 };
 use crate::{
@@ -33,6 +34,8 @@ pub(super) struct Answer {
     /// Comes after the text that was held back.
     end: Option<End>,
     over: bool,
+    /// Takes note of the conversation.
+    pub(super) remember: Option<Remember>,
 }
 
 /// A part of an answer. The last is `End`.
@@ -100,6 +103,7 @@ impl Answer {
             tokens: 0,
             end: None,
             over: false,
+            remember: None,
         })
     }
 
@@ -125,10 +129,13 @@ impl Answer {
                 Some(Event::Begun { cached }) => self.cached = cached,
                 Some(Event::Token(token)) => {
                     self.tokens += 1;
+                    if let Some(remember) = &mut self.remember {
+                        remember.token(token);
+                    }
                     let text = self.text.push(self.ready.text.tokenizer.piece(token));
                     match self.stops.push(&text) {
                         Matched::Text(text) if text.is_empty() => {}
-                        Matched::Text(text) => return Some(Ok(Part::Text(text))),
+                        Matched::Text(text) => return Some(Ok(self.part(text))),
                         Matched::Stop(text, which) => return self.stop(text, which),
                     }
                 }
@@ -163,11 +170,21 @@ impl Answer {
             return self.end_with(Ok(Part::End(end)));
         }
         self.end = Some(end);
-        Some(Ok(Part::Text(text)))
+        Some(Ok(self.part(text)))
+    }
+
+    fn part(&mut self, text: String) -> Part {
+        if let Some(remember) = &mut self.remember {
+            remember.text(&text);
+        }
+        Part::Text(text)
     }
 
     fn end_with(&mut self, last: Result<Part, ApiError>) -> Option<Result<Part, ApiError>> {
         self.over = true;
+        if let (Ok(_), Some(remember)) = (&last, self.remember.take()) {
+            remember.finish();
+        }
         Some(last)
     }
 

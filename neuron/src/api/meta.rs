@@ -54,13 +54,18 @@ pub(super) fn discover(registry: &Registry) -> Discovery {
 }
 
 pub(super) async fn health(Of(app): Of<Arc<App>>) -> Json<Health> {
+    Json(health_of(&app))
+}
+
+/// As it is now.
+pub(super) fn health_of(app: &App) -> Health {
     let memory = app.registry.memory();
     let max_queued = app.registry.config.engine.max_queue_depth;
     let models = app.registry.list().into_iter().filter_map(|(_, state)| match state {
         State::Ready(ready) | State::Unloading(ready) => Some(load_of(&ready, max_queued)),
         _ => None,
     });
-    Json(Health {
+    Health {
         uptime_secs: app.started.elapsed().as_secs(),
         devices: vec![DeviceHealth {
             index: 0,
@@ -70,7 +75,7 @@ pub(super) async fn health(Of(app): Of<Arc<App>>) -> Json<Health> {
         }],
         activation: app.registry.activation(),
         models: models.collect(),
-    })
+    }
 }
 
 fn load_of(ready: &Ready, max_queue_depth: u64) -> ModelLoad {
@@ -98,6 +103,11 @@ fn load_of(ready: &Ready, max_queue_depth: u64) -> ModelLoad {
 }
 
 pub(super) async fn models(Of(app): Of<Arc<App>>) -> Json<Vec<ModelInfo>> {
+    Json(models_of(&app))
+}
+
+/// As they are now.
+pub(super) fn models_of(app: &App) -> Vec<ModelInfo> {
     let models = app.registry.list().into_iter().filter_map(|(id, state)| {
         Some(match state {
             State::Loading => info(id, ModelStatus::Loading),
@@ -109,7 +119,7 @@ pub(super) async fn models(Of(app): Of<Arc<App>>) -> Json<Vec<ModelInfo>> {
             State::Failed(_) | State::Gone => return None,
         })
     });
-    Json(models.collect())
+    models.collect()
 }
 
 fn info(id: String, status: ModelStatus) -> ModelInfo {
@@ -122,6 +132,7 @@ fn loaded(ready: &Ready) -> ModelInfo {
         vram_used_mb: Some(ready.estimate.total_mb()),
         limit: Some(Limit { context: ready.context, input: None, output: ready.context }),
         // Calls and thoughts are given out as the text that they are in the answer, so neither is promised.
+        engine: Some(ready.engine.to_owned()),
         tool_call: false,
         reasoning: false,
         ..info(ready.id.clone(), ModelStatus::Loaded)

@@ -9,6 +9,7 @@ use axum::{
 };
 use bytes::Bytes;
 use futures_util::{Stream, StreamExt};
+use neuron_protocol::WatchEvent;
 use serde::Serialize;
 
 /// A stream of events, already framed, as a response. Nothing on the way may hold it back.
@@ -26,6 +27,18 @@ pub(super) fn event(data: &impl Serialize) -> Bytes {
     // Maps with text keys: it cannot fail.
     let json = serde_json::to_string(data).unwrap_or_default();
     Bytes::from(format!("data: {json}\n\n"))
+}
+
+/// An event of `/watch`, under its name.
+pub(super) fn named(event: &WatchEvent) -> Bytes {
+    // Maps with text keys: it cannot fail.
+    let data = serde_json::to_string(event).unwrap_or_default();
+    Bytes::from(format!("event: {}\ndata: {data}\n\n", event.name()))
+}
+
+/// Nothing, said so that the other side sees that the connection lives.
+pub(super) fn comment() -> Bytes {
+    Bytes::from_static(b":\n\n")
 }
 
 /// The last event.

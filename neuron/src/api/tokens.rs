@@ -44,6 +44,15 @@ impl Tokenizing {
     }
 }
 
+impl Tokenizing {
+    /// Runs `work`, of which nobody waits for the end, where a thread is free for it this moment.
+    pub(super) fn spare(&self, work: impl FnOnce() + Send + 'static) {
+        if let Ok(thread) = Arc::clone(&self.threads).try_acquire_owned() {
+            tokio::task::spawn_blocking(move || (work(), drop(thread)).0);
+        }
+    }
+}
+
 /// Ids of a conversation that may be at most `window` tokens long.
 pub(super) fn of_chat(
     text: &TextModel,

@@ -8,6 +8,8 @@ use std::{
     time::Duration,
 };
 
+use super::prefixes::Prefixes;
+
 /// Weight of the newest step in the moving averages of the rates.
 const NEWEST: f64 = 0.1;
 /// Fewer tokens of prompts than this say nothing about their rate.
@@ -31,6 +33,8 @@ pub(crate) struct Stats {
     bytes: [AtomicU64; 2],
     /// Sequences that had to make room.
     displaced: AtomicU64,
+    /// Which beginnings of conversations its cache holds.
+    pub(crate) prefixes: Prefixes,
     /// Set when the engine broke down in this model.
     fault: OnceLock<String>,
 }

@@ -90,7 +90,7 @@ impl Default for Counters {
 }
 
 impl Backend for Counters {
-    fn load(&mut self, _: &Weights, _: &Shape, _: Room) -> Result<Box<dyn Model>, ModelError> {
+    fn load(&mut self, _: &Weights, _: &Blueprint, _: Room) -> Result<Box<dyn Model>, ModelError> {
         if self.load_time > Duration::ZERO {
             std::thread::sleep(self.load_time);
         }
@@ -128,9 +128,9 @@ impl Rig {
             file_len: 0,
         };
         let weights = Weights::Gguf { path: std::path::PathBuf::new(), header: Arc::new(header) };
-        let shape = shape_for_tests(Architecture::Llama);
+        let plan = Blueprint::Decoder(shape_for_tests(Architecture::Llama));
         let (room, stats) = (Room { context: 64, cached: 64 }, Arc::clone(&self.stats));
-        self.device.load(self.key, weights, shape, room, stats).await.unwrap();
+        self.device.load(self.key, weights, plan, room, stats).await.unwrap();
     }
 
     fn ask(&self, prompt: &[u32], max_tokens: usize, patience: Duration) -> mpsc::Receiver<Event> {

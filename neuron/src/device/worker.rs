@@ -63,6 +63,11 @@ impl Worker {
             Control::Load(load) => self.load(*load),
             Control::Unload(key, reply) => self.leaving.push((key, reply)),
             Control::Generate(sequence) => self.start(*sequence),
+            Control::Mark(marked) => {
+                if let Some(lane) = self.lanes.get_mut(&marked.model) {
+                    lane.mark(&marked.caller, &marked.tokens, &marked.marks);
+                }
+            }
             Control::Stop => {}
         }
     }
@@ -78,8 +83,8 @@ impl Worker {
     }
 
     fn load(&mut self, load: Load) {
-        let Load { key, weights, shape, room, stats, reply } = load;
-        let loaded = catch_unwind(AssertUnwindSafe(|| self.backend.load(&weights, &shape, room)));
+        let Load { key, weights, plan, room, stats, reply } = load;
+        let loaded = catch_unwind(AssertUnwindSafe(|| self.backend.load(&weights, &plan, room)));
         let outcome = match loaded {
             Ok(Ok(model)) => {
                 self.lanes.insert(key, Lane::new(model, stats));

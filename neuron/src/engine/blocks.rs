@@ -11,6 +11,11 @@ use std::{
 
 use xxhash_rust::xxh3::{xxh3_64, xxh3_64_with_seed};
 
+mod marks;
+
+use marks::Marks;
+pub(crate) use marks::{Changed, Mark};
+
 /// All blocks of one model.
 pub(crate) struct Blocks {
     /// Positions of each.
@@ -23,6 +28,7 @@ pub(crate) struct Blocks {
     unused: VecDeque<(u32, u64)>,
     unused_count: usize,
     by_hash: HashMap<u64, u32>,
+    marks: Marks,
     stamp: u64,
 }
 
@@ -73,6 +79,7 @@ impl Blocks {
             unused: VecDeque::new(),
             unused_count: 0,
             by_hash: HashMap::new(),
+            marks: Marks::default(),
             stamp: 0,
         }
     }
@@ -104,25 +111,17 @@ impl Blocks {
         if !self.shares {
             return 0;
         }
-        let mut before = Before::Start(Arc::clone(tenant));
-        for tokens in tokens[..tokens.len().saturating_sub(1)].chunks_exact(self.size) {
-            let hash = next(chain.hash, tokens);
-            let Some(&block) = self.by_hash.get(&hash) else { break };
+        chain.blocks = self.known(tenant, &tokens[..tokens.len().saturating_sub(1)]);
+        chain.sealed = chain.blocks.len();
+        for &block in &chain.blocks {
             let info = &mut self.infos[block as usize];
-            let same = info.known.as_ref().is_some_and(|k| *k.tokens == *tokens && k.before == before);
-            if !same {
-                break;
-            }
             if info.users == 0 {
                 self.unused_count -= 1;
                 // What stands in `unused` is of the past from now on.
                 info.stamp = 0;
             }
             info.users += 1;
-            before = Before::Block(block, info.generation);
-            chain.blocks.push(block);
-            chain.hash = hash;
-            chain.sealed += 1;
+            chain.hash = info.known.as_ref().map_or(chain.hash, |known| known.hash);
         }
         chain.sealed * self.size
     }
@@ -185,6 +184,41 @@ impl Blocks {
         }
     }
 
+    /// Notes of a sequence which beginnings of a conversation it holds, as far as its blocks are still known.
+    pub(crate) fn mark(&mut self, tenant: &Arc<str>, tokens: &[u32], marks: &[Mark]) {
+        let known = self.known(tenant, tokens);
+        for mark in marks {
+            // What fills no block of its own is found by the mark of what is before it.
+            let Some(last) = (mark.tokens.min(tokens.len()) / self.size).min(known.len()).checked_sub(1)
+            else {
+                continue;
+            };
+            self.marks.put(mark.hash, known[last], (last + 1) * self.size);
+        }
+    }
+
+    /// What has changed of the marks since it was last asked.
+    pub(crate) fn changed_marks(&mut self) -> Changed {
+        self.marks.changed()
+    }
+
+    /// The blocks that hold the beginning of `tokens`.
+    fn known(&self, tenant: &Arc<str>, tokens: &[u32]) -> Vec<u32> {
+        let (mut blocks, mut hash) = (Vec::new(), start(tenant));
+        let mut before = Before::Start(Arc::clone(tenant));
+        for tokens in tokens.chunks_exact(self.size) {
+            hash = next(hash, tokens);
+            let Some(&block) = self.by_hash.get(&hash) else { break };
+            let info = &self.infos[block as usize];
+            if !info.known.as_ref().is_some_and(|k| *k.tokens == *tokens && k.before == before) {
+                break;
+            }
+            before = Before::Block(block, info.generation);
+            blocks.push(block);
+        }
+        blocks
+    }
+
     /// The sequence is over, or has to make room.
     pub(crate) fn release(&mut self, chain: &mut Chain) {
         // The last first: what continues others is of use only with them.
@@ -228,6 +262,7 @@ impl Blocks {
             if let Some(known) = info.known.take() {
                 self.by_hash.remove(&known.hash);
             }
+            self.marks.forget(block);
             self.unused_count -= 1;
             return Some(block);
         }

@@ -15,7 +15,9 @@ use neuron_kernels::{
     multiply, ops,
 };
 
-use super::{Backend, Batch, Limits, Logits, Model, ModelError, Room, Shape, Weights};
+use super::{
+    Backend, Batch, Blueprint, Limits, Logits, Model, ModelError, Room, Shape, Weights, candle::Single,
+};
 use layer::Layer;
 use rope::Rotary;
 
@@ -79,8 +81,21 @@ struct Step<'a> {
 }
 
 impl Backend for CpuBackend {
-    fn load(&mut self, weights: &Weights, shape: &Shape, room: Room) -> Result<Box<dyn Model>, ModelError> {
-        Ok(Box::new(Decoder::load(*self, weights, shape, room)?))
+    fn load(
+        &mut self,
+        weights: &Weights,
+        plan: &Blueprint,
+        room: Room,
+    ) -> Result<Box<dyn Model>, ModelError> {
+        Ok(match (plan, weights) {
+            (Blueprint::Decoder(shape), weights) => Box::new(Decoder::load(*self, weights, shape, room)?),
+            (Blueprint::Candle(form), Weights::Safetensors(files)) => {
+                Box::new(Single::load(form, files, room)?)
+            }
+            (Blueprint::Candle(form), Weights::Gguf { .. }) => {
+                return Err(ModelError(format!("{} is not read from GGUF", form.model_type())));
+            }
+        })
     }
 }
 

@@ -1,7 +1,7 @@
 //! How much memory a model will take, from its header alone.
 
 use super::{
-    KvFormat, Room, Shape, Weights,
+    Blueprint, Form, KvFormat, Room, Shape, Weights,
     decoder::{MAX_BATCH_TOKENS, MAX_SEQUENCES, kv_shape},
 };
 
@@ -26,7 +26,22 @@ pub struct Estimate {
 
 impl Estimate {
     /// For `room` beside the weights.
-    pub fn new(weights: &Weights, shape: &Shape, kv: KvFormat, room: Room) -> Self {
+    pub fn new(weights: &Weights, plan: &Blueprint, kv: KvFormat, room: Room) -> Self {
+        match plan {
+            Blueprint::Decoder(shape) => Self::of_decoder(weights, shape, kv, room),
+            Blueprint::Candle(form) => Self::of_candle(form, room),
+        }
+    }
+
+    fn of_candle(form: &Form, room: Room) -> Self {
+        Self {
+            weights_mb: mb(form.weights_bytes),
+            cache_mb: mb(form.position_bytes * room.cached),
+            activations_mb: mb(form.step_bytes(room.context)),
+        }
+    }
+
+    fn of_decoder(weights: &Weights, shape: &Shape, kv: KvFormat, room: Room) -> Self {
         let (mut held, mut largest) = (0, 0);
         for (name, dims) in shape.tensors() {
             let Some(kind) = weights.kind(&name) else { continue };

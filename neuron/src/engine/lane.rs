@@ -9,7 +9,11 @@ mod pace;
 
 use std::{collections::VecDeque, sync::Arc, time::Instant};
 
-use super::{Batch, Limits, Model, ModelError, Part, Sequence, blocks::Blocks, queue::Queue};
+use super::{
+    Batch, Limits, Model, ModelError, Part, Sequence,
+    blocks::{Blocks, Mark},
+    queue::Queue,
+};
 use crate::device::{Failure, Stats};
 use pace::Pace;
 
@@ -115,6 +119,20 @@ impl Lane {
             self.model.rest();
         }
         self.stats.record_blocks(self.blocks.filled(), self.blocks.available(), self.blocks.total());
+        self.publish_marks();
+    }
+
+    /// Notes which beginnings of a conversation lie in the cache, of which `tokens` was a sequence.
+    pub(crate) fn mark(&mut self, caller: &Arc<str>, tokens: &[u32], marks: &[Mark]) {
+        self.blocks.mark(caller, tokens, marks);
+        self.publish_marks();
+    }
+
+    fn publish_marks(&mut self) {
+        let changed = self.blocks.changed_marks();
+        if !changed.is_empty() {
+            self.stats.prefixes.apply(&changed);
+        }
     }
 
     /// Lets in whose turn it is, as long as there are blocks for their prompts.

@@ -1,6 +1,6 @@
 //! What a device's thread asks of a model.
 
-use super::{Shape, Weights};
+use super::{Blueprint, Weights};
 
 /// A loaded model with the memory of its sequences. It never leaves its device's thread.
 pub trait Model {
@@ -75,7 +75,8 @@ pub struct Room {
 /// Makes models. The worker is written against this, so that it can be tested without weights.
 pub trait Backend: Send {
     /// Reads the weights into the device's memory.
-    fn load(&mut self, weights: &Weights, shape: &Shape, room: Room) -> Result<Box<dyn Model>, ModelError>;
+    fn load(&mut self, weights: &Weights, plan: &Blueprint, room: Room)
+    -> Result<Box<dyn Model>, ModelError>;
 }
 
 /// What the engine's library says went wrong.

@@ -47,13 +47,14 @@ impl Registry {
         let repo = ModelId::parse(&request.model_id).map_or("", |id| id.repo).to_owned();
         let entry = Arc::new(Entry::new(request.model_id.clone(), repo));
         entries.insert(canonical.to_owned(), Arc::clone(&entry));
+        self.changed.send_replace(());
         let (registry, canonical, request) = (Arc::clone(self), canonical.to_owned(), request.clone());
         let job_entry = Arc::clone(&entry);
         self.tasks.spawn(async move {
             if let Err(failure) = registry.load_now(&request, &job_entry).await {
                 tracing::warn!(model = %request.model_id, %failure, "the model could not be loaded");
                 registry.forget(&canonical, &job_entry);
-                job_entry.set(State::Failed(failure));
+                registry.set(&job_entry, State::Failed(failure));
             }
         });
         entry
@@ -74,15 +75,17 @@ impl Registry {
         let limits = self.config.engine.cache_limits();
         let (room, estimate) = preflight::fit(&id, &checked, limits, self.memory().free_mb)?;
         let context = room.context;
-        let Checked { weights, shape, text, .. } = checked;
+        let Checked { weights, plan, text, .. } = checked;
+        let engine = plan.engine();
         let (key, stats) = (self.device.new_key(), Arc::new(Stats::default()));
-        let load = self.device.load(key, weights, shape, room, Arc::clone(&stats));
+        let load = self.device.load(key, weights, plan, room, Arc::clone(&stats));
         load.await.map_err(|e| LoadFailure::Engine(e.to_string()))?;
         let seconds = started.elapsed().as_secs_f64();
         tracing::info!(model = %id, seconds, context, memory_mb = estimate.total_mb(), "the model is loaded");
         let end = text.tokenizer.end_ids().into();
         // While the turn is held: whoever has it next must see this model's memory as taken.
-        entry.set(State::Ready(Arc::new(Ready { id, file, key, text, context, estimate, stats, end })));
+        let ready = Ready { id, file, key, text, context, engine, estimate, stats, end };
+        self.set(entry, State::Ready(Arc::new(ready)));
         Ok(())
     }
 
@@ -92,6 +95,7 @@ impl Registry {
         let ready = loop {
             let State::Ready(ready) = entry.settled().await else { return Ok(false) };
             if entry.start_unloading() {
+                self.changed.send_replace(());
                 break ready;
             }
         };
@@ -99,7 +103,7 @@ impl Registry {
         let unloading = self.tasks.spawn(async move {
             let unloaded = registry.device.unload(ready.key).await;
             registry.forget(&canonical, &entry);
-            entry.set(State::Gone);
+            registry.set(&entry, State::Gone);
             tracing::info!(model = %ready.id, "the model is unloaded");
             unloaded
         });

@@ -37,8 +37,7 @@ impl Safetensors {
 
     fn check_tensor(&self, name: String, dims: &[u64]) -> Result<String, ShapeError> {
         let Some(tensor) = self.tensors.get(&name) else {
-            // No file is at fault more than another; the first one has a name that can be told.
-            return Err(Problem::Missing(format!("tensor {name}")).of(&self.files[0]).into());
+            return Err(self.missing(&name).into());
         };
         let problem = if tensor.dims != dims {
             Problem::Shape { name, dims: tensor.dims.clone() }

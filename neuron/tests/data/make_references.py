@@ -89,14 +89,130 @@ def architectures():
     ), whole
 
 
+# Of those that candle-transformers computes: small, for there are many.
+SMALL = dict(BASE, hidden_size=32, intermediate_size=40, num_attention_heads=2, num_key_value_heads=1)
+
+
+def others():
+    """Folder and configuration."""
+    c = transformers
+    both = dict(SMALL, num_key_value_heads=2)
+    rope = dict(rope_type="default", rope_theta=10000.0)
+    yield "deepseek_v2", c.DeepseekV2Config(
+        **both,
+        moe_intermediate_size=16,
+        n_routed_experts=4,
+        n_shared_experts=1,
+        num_experts_per_tok=2,
+        first_k_dense_replace=1,
+        n_group=1,
+        topk_group=1,
+        topk_method="greedy",
+        q_lora_rank=None,
+        kv_lora_rank=16,
+        qk_rope_head_dim=8,
+        qk_nope_head_dim=8,
+        v_head_dim=16,
+    )
+    yield "falcon", c.FalconConfig(
+        vocab_size=VOCAB,
+        hidden_size=32,
+        num_hidden_layers=2,
+        num_attention_heads=2,
+        max_position_embeddings=CONTEXT,
+        new_decoder_architecture=False,
+        multi_query=True,
+        parallel_attn=True,
+        alibi=False,
+        bias=False,
+        bos_token_id=VOCAB - 1,
+        eos_token_id=256,
+    )
+    yield "gemma", c.GemmaConfig(**SMALL, head_dim=16, rope_parameters=rope)
+    yield "gemma2", c.Gemma2Config(
+        **SMALL, head_dim=16, query_pre_attn_scalar=16, sliding_window=64, rope_parameters=rope
+    )
+    yield "glm4", c.Glm4Config(**SMALL, head_dim=16, partial_rotary_factor=0.5)
+    yield "gpt_bigcode", c.GPTBigCodeConfig(
+        vocab_size=VOCAB,
+        n_embd=32,
+        n_layer=2,
+        n_head=2,
+        n_inner=40,
+        n_positions=CONTEXT,
+        multi_query=True,
+        bos_token_id=VOCAB - 1,
+        eos_token_id=256,
+    )
+    yield "granitemoehybrid", c.GraniteMoeHybridConfig(
+        **SMALL,
+        layer_types=["attention"] * 2,
+        num_local_experts=0,
+        shared_intermediate_size=40,
+        position_embedding_type="rope",
+        mamba_n_heads=4,
+        attention_multiplier=0.2,
+        embedding_multiplier=3.0,
+        residual_multiplier=0.5,
+        logits_scaling=2.0,
+        tie_word_embeddings=True,
+    )
+    yield "helium", c.HeliumConfig(**SMALL, head_dim=16)
+    yield "lfm2", c.Lfm2Config(
+        **dict(SMALL, num_hidden_layers=3),
+        layer_types=["conv", "full_attention", "conv"],
+        block_multiple_of=8,
+        block_ffn_dim_multiplier=1.0,
+        block_auto_adjust_ff_dim=True,
+        conv_L_cache=3,
+    )
+    yield "mamba", c.MambaConfig(
+        vocab_size=VOCAB, hidden_size=32, num_hidden_layers=2, bos_token_id=VOCAB - 1, eos_token_id=256
+    )
+    yield "mamba2", c.Mamba2Config(
+        vocab_size=VOCAB,
+        hidden_size=32,
+        num_hidden_layers=2,
+        num_heads=4,
+        head_dim=16,
+        n_groups=1,
+        state_size=16,
+        bos_token_id=VOCAB - 1,
+        eos_token_id=256,
+        tie_word_embeddings=True,
+    )
+    yield "mixtral", c.MixtralConfig(**SMALL, num_local_experts=3, num_experts_per_tok=2, sliding_window=None)
+    yield "olmo", c.OlmoConfig(**SMALL)
+    yield "olmo2", c.Olmo2Config(**SMALL)
+    yield "phi", c.PhiConfig(**both, partial_rotary_factor=0.5)
+    yield "phi3", c.Phi3Config(**SMALL, sliding_window=64)
+    yield "qwen2_moe", c.Qwen2MoeConfig(
+        **SMALL,
+        moe_intermediate_size=16,
+        shared_expert_intermediate_size=24,
+        num_experts=4,
+        num_experts_per_tok=2,
+        norm_topk_prob=False,
+    )
+    yield "recurrent_gemma", c.RecurrentGemmaConfig(
+        **SMALL, head_dim=16, lru_width=32, attention_window_size=64, block_types=["recurrent", "attention"]
+    )
+    yield "smollm3", c.SmolLM3Config(**dict(SMALL, num_hidden_layers=4), no_rope_layer_interval=4)
+    yield "stablelm", c.StableLmConfig(**both, partial_rotary_factor=0.5, use_qkv_bias=True)
+    yield "starcoder2", c.Starcoder2Config(**SMALL, use_bias=True, sliding_window=64)
+
+
 def fill(model, generator):
     """Random weights of such a size that every part of the model shows in logits of up to about ten."""
-    lack_one = model.config.model_type.startswith("gemma")
+    lack_one = model.config.model_type.startswith(("gemma", "recurrent_gemma"))
     for name, weight in sorted(model.named_parameters()):
         noise = torch.randn(weight.shape, generator=generator)
-        if "norm" in name:
+        if name.endswith((".A_log", ".D", "dt_bias", "rg_lru.recurrent_param")):
+            # As they begin: their sizes decide how long a state lasts.
+            value = weight.data + 0.1 * noise
+        elif "norm" in name:
             value = 0.2 * noise + (0.0 if lack_one else 1.0)
-        elif "embed_tokens" in name:
+        elif "embed" in name or "wte" in name or "wpe" in name:
             # Gemma's are scaled up, and its tied head is not scaled down.
             value = noise * (0.3 if model.config.tie_word_embeddings else 1.0)
         elif weight.dim() == 1:
@@ -163,6 +279,7 @@ def write(path, value):
 
 def make(folder, config, shard, prompt, seed):
     os.makedirs(folder, exist_ok=True)
+    torch.manual_seed(seed)
     model = AutoModelForCausalLM.from_config(config, attn_implementation="eager", dtype=torch.float32)
     model.eval()
     fill(model, torch.Generator().manual_seed(seed))
@@ -195,6 +312,8 @@ def main():
     prompt = [(i * i * 7 + i * 31 + 65) % 256 for i in range(TOKENS)]
     for i, (name, config, shard) in enumerate(architectures()):
         make(out + "/" + name, config, shard, prompt, SEED + i)
+    for i, (name, config) in enumerate(others()):
+        make(out + "/" + name, config, "1GB", prompt, SEED + 100 + i)
     source = "PyTorch %s, transformers %s, float32, eager attention" % (
         torch.__version__.split("+")[0],
         transformers.__version__,

@@ -52,7 +52,7 @@ fn the_number_of_threads_changes_nothing() {
     let (checked, mut two) = support::load(&support::model_file());
     let mut backend = CpuBackend { threads: 1, kv: KvFormat::F16, sequences: 4 };
     let room = Room { context: 512, cached: 512 };
-    let one = backend.load(&checked.weights, &checked.shape, room).unwrap();
+    let one = backend.load(&checked.weights, &checked.plan, room).unwrap();
     let prompt = tokens(50);
     assert_eq!(two.alone(&prompt, 0, 512), support::Runner::new(one).alone(&prompt, 0, 512));
 }

@@ -20,6 +20,8 @@ mod queue;
 mod references;
 mod refusals;
 mod shutdown;
+mod single;
 mod template;
 mod tokenize;
 mod tokenizer;
+mod watch;

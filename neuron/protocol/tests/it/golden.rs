@@ -5,8 +5,8 @@ use std::fmt::Debug;
 
 use neuron_protocol::{
     Activation, ActivationState, ApiError, Capabilities, Cost, Discovery, Endpoint, ErrorBody, Health, Limit,
-    LoadError, LoadFailure, LoadRequest, LoadResponse, ModelInfo, ModelLoad, ModelStatus, Problem, Servable,
-    TokenCount, UnloadRequest, UnloadResponse, Version,
+    LoadError, LoadFailure, LoadRequest, LoadResponse, ModelInfo, ModelLoad, ModelStatus, PrefixChanges,
+    Problem, Servable, Snapshot, TokenCount, UnloadRequest, UnloadResponse, Version,
 };
 use serde::{Serialize, de::DeserializeOwned};
 use serde_json::{Value, json};
@@ -96,7 +96,7 @@ fn what_health_requires_is_required() {
 #[test]
 fn models() {
     check("models", json!([]), Vec::<ModelInfo>::new());
-    let nullable = ["vram_used_mb", "limit", "cost", "servable"];
+    let nullable = ["vram_used_mb", "limit", "cost", "engine", "servable"];
     let least: ModelInfo = parse(with_nulls(json!({ "id": "m", "status": "unloaded" }), &nullable));
     assert_eq!(least, ModelInfo { id: "m".to_owned(), ..ModelInfo::default() });
     assert_eq!(
@@ -108,6 +108,14 @@ fn models() {
         parse::<Servable>(json!({ "ok": true, "reason": null })),
         Servable { ok: true, ..Servable::default() }
     );
+}
+
+#[test]
+fn watch() {
+    let least = json!({ "health": {}, "models": [] });
+    check("watch_snapshot", least, Snapshot::default());
+    let least = json!({ "model": "org/a" });
+    check("watch_prefixes", least, PrefixChanges { model: "org/a".to_owned(), ..PrefixChanges::default() });
 }
 
 #[test]

@@ -1,0 +1,63 @@
+use std::sync::Arc;
+
+use super::{Architecture, Form, Shape, ShapeError, candle};
+use crate::safetensors::Safetensors;
+
+/// How a model is computed.
+#[derive(Debug, Clone)]
+pub enum Blueprint {
+    /// By our decoder: many sequences at once.
+    Decoder(Shape),
+    /// By candle-transformers: one at a time.
+    Candle(Form),
+}
+
+impl Blueprint {
+    /// Reads the numbers and checks every tensor that a forward will use.
+    pub fn from_safetensors(files: &Arc<Safetensors>) -> Result<Self, ShapeError> {
+        let ours = Architecture::by_model_type(files.root().text("model_type")?).is_some();
+        match Form::from_safetensors(files)? {
+            Some(form) if !ours => Ok(Self::Candle(form)),
+            _ => Shape::from_safetensors(files).map(Self::Decoder),
+        }
+    }
+
+    /// Tokens of prompt and answer that fit: the least of what the model and the configuration (0: no
+    /// limit of its own) allow.
+    pub fn context(&self, configured: u64) -> u64 {
+        match self {
+            Self::Decoder(shape) => shape.context(configured),
+            Self::Candle(form) if configured == 0 => form.context,
+            Self::Candle(form) => form.context.min(configured),
+        }
+    }
+
+    /// Logits of a token.
+    pub fn vocab(&self) -> u64 {
+        match self {
+            Self::Decoder(shape) => shape.vocab,
+            Self::Candle(form) => form.vocab,
+        }
+    }
+
+    /// Many sequences at once.
+    pub fn is_batched(&self) -> bool {
+        matches!(self, Self::Decoder(_))
+    }
+
+    /// As /models says it.
+    pub fn engine(&self) -> &'static str {
+        if self.is_batched() { "batched" } else { "single" }
+    }
+
+    /// What can be run out of GGUF, by name, in the order in which errors list it.
+    pub fn of_gguf() -> Vec<String> {
+        Architecture::ALL.iter().map(|a| a.name().to_owned()).collect()
+    }
+
+    /// What can be run out of safetensors.
+    pub fn of_safetensors() -> Vec<String> {
+        let others = candle::model_types().map(str::to_owned);
+        Self::of_gguf().into_iter().chain(others).collect()
+    }
+}

@@ -1,0 +1,99 @@
+//! A model that runs one sequence at a time.
+
+use std::sync::Arc;
+
+use candle_core::{DType, Device, Tensor};
+
+use super::{Form, nets::Net, reader::Reader};
+use crate::{
+    engine::{Batch, Limits, Logits, Model, ModelError, Room},
+    safetensors::Safetensors,
+};
+
+pub(crate) struct Single {
+    form: Form,
+    reader: Reader,
+    net: Box<dyn Net>,
+    context: usize,
+    /// Tokens of the sequence that it holds.
+    done: usize,
+    logits: Vec<f32>,
+}
+
+impl Single {
+    /// Reads the weights.
+    pub(crate) fn load(form: &Form, files: &Arc<Safetensors>, room: Room) -> Result<Self, ModelError> {
+        let reader = Reader::loading(Arc::clone(files), form.entry.name);
+        let net = (form.entry.build)(&form.config, reader.builder()).map_err(in_words)?;
+        let context = usize::try_from(room.context).unwrap_or(usize::MAX);
+        Ok(Self { form: form.clone(), reader, net, context, done: 0, logits: Vec::new() })
+    }
+
+    fn begin(&mut self) -> Result<(), ModelError> {
+        self.done = 0;
+        if !self.net.clear().map_err(in_words)? {
+            // Of the tensors that are there already.
+            self.net = (self.form.entry.build)(&self.form.config, self.reader.builder()).map_err(in_words)?;
+        }
+        Ok(())
+    }
+}
+
+impl Model for Single {
+    fn limits(&self) -> Limits {
+        let block_bytes = usize::try_from(self.form.position_bytes).unwrap_or(usize::MAX);
+        Limits {
+            sequences: 1,
+            tokens: self.form.entry.chunk.max(super::catalogue::CHUNK),
+            block: self.context,
+            blocks: 1,
+            block_bytes: block_bytes.saturating_mul(self.context),
+            shares_blocks: false,
+        }
+    }
+
+    fn forward(&mut self, batch: &Batch<'_>) -> Result<Logits<'_>, ModelError> {
+        let [part] = batch.parts else {
+            return Err(ModelError(format!("{} sequences, where one can run", batch.parts.len())));
+        };
+        if part.position == 0 {
+            self.begin()?;
+        }
+        if part.position != self.done {
+            return Err(ModelError("the sequence before it was cut short".to_owned()));
+        }
+        let mut last = None;
+        for tokens in batch.tokens.chunks(self.form.entry.chunk) {
+            let ids = Tensor::new(tokens, &Device::Cpu).and_then(|ids| ids.unsqueeze(0)).map_err(in_words)?;
+            let position = std::mem::replace(&mut self.done, usize::MAX);
+            last = Some(self.net.forward(&ids, position).map_err(in_words)?);
+            self.done = position + tokens.len();
+        }
+        let vocab = usize::try_from(self.form.vocab).unwrap_or(usize::MAX);
+        self.logits.clear();
+        if let Some(logits) = last.filter(|_| part.logits) {
+            let flat = logits.to_dtype(DType::F32).and_then(|logits| logits.flatten_all()?.to_vec1::<f32>());
+            let flat = flat.map_err(in_words)?;
+            // A vocabulary may be padded, and some give every token's.
+            let rows = logits.dims().last().copied().unwrap_or(vocab).max(1);
+            let row = flat.len().checked_sub(rows).and_then(|from| flat.get(from..from + vocab));
+            let row = row.ok_or_else(|| ModelError(format!("logits of the shape {:?}", logits.dims())))?;
+            self.logits.extend_from_slice(row);
+        }
+        Ok(Logits { data: &mut self.logits, vocab })
+    }
+
+    fn weights_bytes(&self) -> u64 {
+        self.form.weights_bytes
+    }
+
+    fn rest(&mut self) {
+        // A conversation's state is of no use to the next, and may be large. What fails here fails again there.
+        self.begin().ok();
+    }
+}
+
+fn in_words(error: candle_core::Error) -> ModelError {
+    // What follows is where in the library it happened, if the environment asks for that.
+    ModelError(error.to_string().lines().next().unwrap_or_default().to_owned())
+}
