@@ -10,6 +10,7 @@ mod library;
 mod pre;
 mod settings;
 mod special;
+mod spellings;
 mod stream;
 
 pub(crate) use folder::FILE;

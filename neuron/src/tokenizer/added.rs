@@ -1,18 +1,15 @@
 //! Tokens that are found in text by their spelling, as the tokenizers library finds them: at each place the
 //! longest, from left to right.
 
-use std::{collections::HashMap, ops::Range};
+use std::ops::Range;
 
 use tokenizers::AddedToken;
 
+use super::spellings::Spellings;
+
 /// Tokens by their spellings.
 #[derive(Default)]
-pub(super) struct Added {
-    tokens: HashMap<String, Token>,
-    /// Lengths of the spellings that start with a character, the longest first: vocabularies have thousands
-    /// of tokens that start alike, but few lengths.
-    lengths: HashMap<char, Vec<usize>>,
-}
+pub(super) struct Added(Spellings<Token>);
 
 struct Token {
     id: u32,
@@ -30,25 +27,19 @@ pub(super) type Stretch = (Range<usize>, Option<u32>);
 impl Added {
     /// `spelling`: what is looked for, where it is not what the token says.
     pub(super) fn insert(&mut self, id: u32, token: &AddedToken, spelling: &str, is_control: bool) {
-        let Some(first) = spelling.chars().next() else { return };
         let strips = (token.lstrip, token.rstrip);
-        let token = Token { id, is_control, single_word: token.single_word, strips };
-        self.tokens.insert(spelling.to_owned(), token);
-        let lengths = self.lengths.entry(first).or_default();
-        if let Err(at) = lengths.binary_search_by(|length| spelling.len().cmp(length)) {
-            lengths.insert(at, spelling.len());
-        }
+        self.0.insert(spelling, Token { id, is_control, single_word: token.single_word, strips });
     }
 
     /// Some spelling has a space in it.
     pub(super) fn has_space(&self) -> bool {
-        self.tokens.keys().any(|spelling| spelling.contains(' '))
+        self.0.iter().any(|spelling| spelling.contains(' '))
     }
 
     /// The whole text in stretches. Without `control`, the spelling of a control token is text.
     pub(super) fn split(&self, text: &str, control: bool) -> Vec<Stretch> {
         let (mut stretches, mut done, mut at) = (Vec::new(), 0, 0);
-        while let Some((start, end, token)) = self.next(text, at) {
+        while let Some((start, end, token)) = self.0.next(text, at) {
             at = end;
             let splits_word = || ends_in_word(&text[..start]) || starts_in_word(&text[end..]);
             if (token.is_control && !control) || (token.single_word && splits_word()) {
@@ -66,17 +57,6 @@ impl Added {
             stretches.push((done..text.len(), None));
         }
         stretches
-    }
-
-    /// The next spelling from `at` on.
-    fn next(&self, text: &str, at: usize) -> Option<(usize, usize, &Token)> {
-        let rest = &text[at..];
-        rest.char_indices().find_map(|(start, first)| {
-            self.lengths.get(&first)?.iter().find_map(|length| {
-                let token = self.tokens.get(rest.get(start..start + length)?)?;
-                Some((at + start, at + start + length, token))
-            })
-        })
     }
 }
 

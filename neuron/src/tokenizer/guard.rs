@@ -4,7 +4,11 @@
 //! Spellings in such texts are marked before a template sees them, so that no control token is found
 //! there; the marks are taken out again before the text is split. Nothing of a text is lost by it.
 
+use std::collections::HashSet;
+
 use serde_json::{Map, Value};
+
+use super::spellings::Spellings;
 
 /// A character that Unicode keeps for such use within a program: no text that is exchanged may hold it.
 pub const MARK: char = '\u{fdd0}';
@@ -17,12 +21,24 @@ pub struct Marked;
 /// Marks the spellings of a model's control tokens.
 #[derive(Debug, Clone, Default)]
 pub struct Guard {
-    spellings: Vec<String>,
+    spellings: Spellings<()>,
+    /// What spellings begin and end with, but for the whole.
+    starts: HashSet<String>,
+    ends: HashSet<String>,
+    /// Bytes of the longest spelling.
+    longest: usize,
 }
 
 impl Guard {
     pub(super) fn new(spellings: Vec<String>) -> Self {
-        Self { spellings }
+        let mut guard = Self::default();
+        for spelling in &spellings {
+            guard.spellings.insert(spelling, ());
+            guard.starts.extend(starts(spelling).map(str::to_owned));
+            guard.ends.extend(ends(spelling).map(str::to_owned));
+            guard.longest = guard.longest.max(spelling.len());
+        }
+        guard
     }
 
     /// Every text in `value`, names of fields included. An error where there is a mark already.
@@ -53,28 +69,31 @@ impl Guard {
         if text.contains(MARK) {
             return Err(Marked);
         }
-        for spelling in &self.spellings {
-            if text.contains(spelling.as_str()) {
-                *text = text.replace(spelling.as_str(), &broken(spelling));
-            }
+        // After the first character of each, also where one starts within another.
+        let (mut marked, mut done) = (String::new(), 0);
+        while let Some((start, _, ())) = self.spellings.next(text, done) {
+            let at = start + text[start..].chars().next().map_or(0, char::len_utf8);
+            marked.push_str(&text[done..at]);
+            marked.push(MARK);
+            done = at;
+        }
+        if done > 0 {
+            marked.push_str(&text[done..]);
+            *text = marked;
         }
         // A template may put texts side by side: no end of one may be the start of a spelling that the next
         // completes, nor its start the end of one. Words are let be, as templates compare them.
-        if self.spellings.iter().any(|spelling| starts(spelling).any(|start| text.ends_with(start))) {
+        let lengths = || 1..=self.longest.min(text.len());
+        let ends = lengths().any(|n| text.get(text.len() - n..).is_some_and(|end| self.starts.contains(end)));
+        let starts = lengths().any(|n| text.get(..n).is_some_and(|start| self.ends.contains(start)));
+        if ends {
             text.push(MARK);
         }
-        if self.spellings.iter().any(|spelling| ends(spelling).any(|end| text.starts_with(end))) {
+        if starts {
             text.insert(0, MARK);
         }
         Ok(())
     }
-}
-
-/// With the mark after its first character.
-fn broken(spelling: &str) -> String {
-    let mut broken = spelling.to_owned();
-    broken.insert(spelling.chars().next().map_or(0, char::len_utf8), MARK);
-    broken
 }
 
 fn starts(spelling: &str) -> impl Iterator<Item = &str> {
@@ -113,8 +132,8 @@ mod tests {
             let mut marked = texts.clone();
             marked.iter_mut().for_each(|text| guard().mark_text(text).unwrap());
             let (whole, marked) = (texts.concat(), marked.concat());
-            for spelling in guard().spellings {
-                prop_assert!(!marked.contains(&spelling), "{marked:?}");
+            for spelling in guard().spellings.iter() {
+                prop_assert!(!marked.contains(spelling), "{marked:?}");
             }
             prop_assert_eq!(marked.replace(MARK, ""), whole);
         }
