@@ -6,7 +6,7 @@ use std::{path::Path, sync::Arc};
 use neuron_protocol::LoadError;
 
 use crate::{
-    engine::{Blueprint, Estimate, KvFormat, MARGIN_MB, Room, Shape, ShapeError, Weights},
+    engine::{Blueprint, Estimate, KvFormat, MARGIN_MB, Room, ShapeError, Weights},
     folder::{FolderError, Problem},
     gguf::{GgufError, Header},
     safetensors::Safetensors,
@@ -43,14 +43,14 @@ pub fn check(model_id: &str, path: &Path, max_context: u64) -> Result<Checked, L
         (Weights::Safetensors(files), plan, text()?)
     } else {
         let header = Header::open(path).map_err(|e| refuse.file(&e))?;
-        let shape = Shape::from_header(&header).map_err(|e| refuse.shape(e))?;
+        let plan = Blueprint::from_header(&header).map_err(|e| refuse.shape(e))?;
         let unknown = header.tensors.iter().find(|(_, tensor)| tensor.format.block().is_none());
         if let Some((name, tensor)) = unknown {
             return Err(refuse.quant(name, &tensor.format.name()));
         }
         let text = TextModel::from_header(&header).map_err(|e| refuse.text_error(e))?;
         let weights = Weights::Gguf { path: path.to_owned(), header: Arc::new(header) };
-        (weights, Blueprint::Decoder(shape), Arc::new(text))
+        (weights, plan, Arc::new(text))
     };
     let context = plan.context(max_context);
     Ok(Checked { weights, plan, text, context })

@@ -1,7 +1,7 @@
 use std::sync::Arc;
 
 use super::{Architecture, Form, Shape, ShapeError, candle};
-use crate::safetensors::Safetensors;
+use crate::{gguf::Header, safetensors::Safetensors};
 
 /// How a model is computed.
 #[derive(Debug, Clone)]
@@ -19,6 +19,14 @@ impl Blueprint {
         match Form::from_safetensors(files)? {
             Some(form) if !ours => Ok(Self::Candle(form)),
             _ => Shape::from_safetensors(files).map(Self::Decoder),
+        }
+    }
+
+    /// As [`Self::from_safetensors`].
+    pub fn from_header(header: &Header) -> Result<Self, ShapeError> {
+        match Form::from_header(header)? {
+            Some(form) => Ok(Self::Candle(form)),
+            None => Shape::from_header(header).map(Self::Decoder),
         }
     }
 
@@ -52,12 +60,13 @@ impl Blueprint {
 
     /// What can be run out of GGUF, by name, in the order in which errors list it.
     pub fn of_gguf() -> Vec<String> {
-        Architecture::ALL.iter().map(|a| a.name().to_owned()).collect()
+        let ours = Architecture::ALL.iter().map(|a| a.name());
+        ours.chain(candle::gguf_names()).map(str::to_owned).collect()
     }
 
     /// What can be run out of safetensors.
     pub fn of_safetensors() -> Vec<String> {
-        let others = candle::model_types().map(str::to_owned);
-        Self::of_gguf().into_iter().chain(others).collect()
+        let ours = Architecture::ALL.iter().map(|a| a.name());
+        ours.chain(candle::model_types()).map(str::to_owned).collect()
     }
 }

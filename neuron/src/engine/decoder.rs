@@ -87,14 +87,9 @@ impl Backend for CpuBackend {
         plan: &Blueprint,
         room: Room,
     ) -> Result<Box<dyn Model>, ModelError> {
-        Ok(match (plan, weights) {
-            (Blueprint::Decoder(shape), weights) => Box::new(Decoder::load(*self, weights, shape, room)?),
-            (Blueprint::Candle(form), Weights::Safetensors(files)) => {
-                Box::new(Single::load(form, files, room)?)
-            }
-            (Blueprint::Candle(form), Weights::Gguf { .. }) => {
-                return Err(ModelError(format!("{} is not read from GGUF", form.model_type())));
-            }
+        Ok(match plan {
+            Blueprint::Decoder(shape) => Box::new(Decoder::load(*self, weights, shape, room)?),
+            Blueprint::Candle(form) => Box::new(Single::load(form, weights, room)?),
         })
     }
 }

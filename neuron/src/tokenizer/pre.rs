@@ -47,6 +47,7 @@ const RULES: &[Rule] = &[
         ignores_merges: true,
         adds_bos: true,
     },
+    Rule { names: &["glm4", "glm5"], patterns: &[LLAMA3], ignores_merges: true, adds_bos: false },
     Rule {
         names: &["default"],
         patterns: &[r"[\p{P}\$\+<=>\^~\|]+", GPT2, r"\p{N}+", r"[0-9][0-9][0-9]"],

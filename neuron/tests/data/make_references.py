@@ -10,13 +10,14 @@ of the prompt, [tokens, vocabulary], float32, little endian.
 
 Weights are drawn as numbers that float16 holds exactly and are stored so; the
 reference computes in float32 on exactly these numbers, with eager attention.
-Needs torch and transformers; everything follows from SEED.
+Needs torch, transformers and gguf; everything follows from SEED.
 """
 
 import json
 import os
 import sys
 
+import gguf
 import torch
 import transformers
 from transformers import AutoModelForCausalLM
@@ -271,6 +272,81 @@ def tokenizer():
     }
 
 
+# GGUF's names for tensors of a layer.
+GGUF_PARTS = {
+    "self_attn.q_proj": "attn_q",
+    "self_attn.k_proj": "attn_k",
+    "self_attn.v_proj": "attn_v",
+    "self_attn.o_proj": "attn_output",
+    "self_attn.out_proj": "attn_output",
+    "self_attn.q_layernorm": "attn_q_norm",
+    "self_attn.k_layernorm": "attn_k_norm",
+    "input_layernorm": "attn_norm",
+    "operator_norm": "attn_norm",
+    "ffn_norm": "ffn_norm",
+    "post_self_attn_layernorm": "post_attention_norm",
+    "post_attention_layernorm": "ffn_norm",
+    "post_mlp_layernorm": "post_ffw_norm",
+    "mlp.gate_up_proj": "ffn_up",
+    "mlp.down_proj": "ffn_down",
+    "feed_forward.w1": "ffn_gate",
+    "feed_forward.w2": "ffn_down",
+    "feed_forward.w3": "ffn_up",
+    "conv.conv": "shortconv.conv",
+    "conv.in_proj": "shortconv.in_proj",
+    "conv.out_proj": "shortconv.out_proj",
+}
+
+
+def write_gguf(path, config, tensors):
+    """The same numbers as a GGUF file, without a tokenizer: matrices in F16, the rest in F32."""
+    name = config.model_type
+    w = gguf.GGUFWriter(path, name)
+    layers = config.num_hidden_layers
+    head_dim = getattr(config, "head_dim", None) or config.hidden_size // config.num_attention_heads
+    w.add_context_length(CONTEXT)
+    w.add_embedding_length(config.hidden_size)
+    w.add_block_count(layers)
+    w.add_feed_forward_length(config.intermediate_size)
+    w.add_head_count(config.num_attention_heads)
+    w.add_rope_freq_base(config.rope_parameters["rope_theta"])
+    w.add_key_length(head_dim)
+    if name == "lfm2":
+        kinds = config.layer_types
+        w.add_head_count_kv([0 if kind == "conv" else config.num_key_value_heads for kind in kinds])
+        w.add_layer_norm_rms_eps(config.norm_eps)
+        w.add_shortconv_l_cache(config.conv_L_cache)
+    else:
+        w.add_head_count_kv(config.num_key_value_heads)
+        w.add_layer_norm_rms_eps(config.rms_norm_eps)
+        w.add_rope_dimension_count(head_dim // 2)
+    fixed = {
+        "lm_head.weight": "output.weight",
+        "model.embed_tokens.weight": "token_embd.weight",
+        "model.norm.weight": "output_norm.weight",
+        "model.embedding_norm.weight": "output_norm.weight",
+    }
+    for key, value in tensors.items():
+        if key in fixed:
+            to = fixed[key]
+        else:
+            _, _, layer, part = key.split(".", 3)
+            part, kind = part.rsplit(".", 1)
+            to = "blk.%s.%s.%s" % (layer, GGUF_PARTS[part], kind)
+        if part_is_conv(to):
+            value = value.squeeze(1)
+        matrix = value.dim() == 2 and not part_is_conv(to)
+        w.add_tensor(to, value.numpy().astype("<f2" if matrix else "<f4"))
+    w.write_header_to_file()
+    w.write_kv_data_to_file()
+    w.write_tensors_to_file()
+    w.close()
+
+
+def part_is_conv(name):
+    return name.endswith("shortconv.conv.weight")
+
+
 def write(path, value):
     with open(path, "w", encoding="utf-8", newline="\n") as f:
         json.dump(value, f, ensure_ascii=False, separators=(",", ":"))
@@ -290,6 +366,11 @@ def make(folder, config, shard, prompt, seed):
     size = logits.abs().max().item()
     assert torch.isfinite(logits).all() and 1 < size < 40, size
     logits.numpy().astype("<f4").tofile(folder + "/logits.f32")
+    if config.model_type in ("glm4", "lfm2"):
+        state = dict(model.state_dict())
+        if config.tie_word_embeddings:
+            state.pop("lm_head.weight", None)
+        write_gguf(folder + "/model.gguf", config, state)
     model.half().save_pretrained(folder, max_shard_size=shard)
     write(folder + "/tokenizer.json", tokenizer())
     settings = {

@@ -45,7 +45,7 @@ async fn an_unknown_architecture_or_variant() {
     let tiny = || Gguf::tiny("llama");
     let error = refusal(&Gguf::tiny("mamba").bytes()).await;
     assert_eq!((&error["kind"], &error["architecture"]), (&json!(unknown), &json!("mamba")));
-    assert_eq!(error["supported"], json!(["llama", "qwen2", "qwen3", "qwen3moe", "gemma3"]));
+    assert_eq!(error["supported"], json!(["llama", "qwen2", "qwen3", "qwen3moe", "gemma3", "glm4", "lfm2"]));
     check(&tiny().with_number("llama.expert_count", 8).bytes(), unknown, "experts").await;
     check(&tiny().with_text("llama.rope.scaling.type", "yarn").bytes(), unknown, "yarn").await;
     check(&tiny().with_number("llama.rope.dimension_count", 8).bytes(), unknown, "partly rotated").await;
@@ -54,6 +54,19 @@ async fn an_unknown_architecture_or_variant() {
     let mut biased = tiny();
     biased.tensors.push(("blk.1.attn_q.bias".into(), vec![64], 0));
     check(&biased.bytes(), unknown, "llama with the tensor blk.1.attn_q.bias").await;
+}
+
+#[tokio::test]
+async fn what_candle_would_miss_or_pass_over() {
+    let tiny = || Gguf::tiny("glm4");
+    check(&tiny().bytes(), "invalid_file", "tensor blk.0.post_attention_norm.weight is missing").await;
+    let layers = |count| tiny().with_number("glm4.block_count", count).bytes();
+    check(&layers(u32::MAX), "invalid_file", "block_count is 4294967295, where at most 4096").await;
+    check(&layers(0), "unsupported_architecture", "glm4 with the tensor blk.0.").await;
+    let mut none = tiny();
+    none.metadata.retain(|(key, _)| !key.ends_with("head_count"));
+    check(&none.bytes(), "invalid_file", "glm4.attention.head_count is missing").await;
+    check(&Gguf::tiny("lfm2").bytes(), "invalid_file", "lfm2.attention.head_count_kv").await;
 }
 
 #[tokio::test]

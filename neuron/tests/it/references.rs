@@ -8,6 +8,7 @@ use std::{path::PathBuf, sync::Arc};
 
 use neuron::{
     engine::{Backend, Batch, Blueprint, CpuBackend, KvFormat, Model, Part, Room, Weights},
+    gguf::Header,
     safetensors::Safetensors,
     text::TextModel,
 };
@@ -75,6 +76,17 @@ fn reference(name: &str) -> Reference {
     reference
 }
 
+/// The same model out of its GGUF file.
+fn load_gguf(name: &str) -> Box<dyn Model> {
+    let path = folder(name).join("model.gguf");
+    let header = Header::open(&path).unwrap();
+    let plan = Blueprint::from_header(&header).unwrap();
+    assert!(!plan.is_batched());
+    let mut backend = CpuBackend { threads: 2, kv: KvFormat::F32, sequences: 2 };
+    let weights = Weights::Gguf { path, header: Arc::new(header) };
+    backend.load(&weights, &plan, Room { context: 64, cached: 64 }).unwrap()
+}
+
 fn load(name: &str, kv: KvFormat) -> Box<dyn Model> {
     let files = Arc::new(Safetensors::open(&folder(name)).unwrap());
     let plan = Blueprint::from_safetensors(&files).unwrap();
@@ -138,10 +150,12 @@ fn logits_are_those_of_transformers() {
 #[test]
 fn logits_of_one_at_a_time_are_those_of_transformers() {
     let mut wrong = Vec::new();
-    for (name, bound) in SINGLE {
+    let in_gguf = ["glm4", "lfm2"].map(|name| (name, 5e-6, true));
+    for (name, bound, in_gguf) in SINGLE.map(|(name, bound)| (name, bound, false)).into_iter().chain(in_gguf)
+    {
         let reference = reference(name);
         let len = reference.prompt.len();
-        let model = &mut *load(name, KvFormat::F32);
+        let model = &mut *if in_gguf { load_gguf(name) } else { load(name, KvFormat::F32) };
         let whole = (1..=len).map(|len| in_chunks(model, &reference, &[len], None));
         let whole = whole.fold(0.0, f32::max);
         let single = in_chunks(model, &reference, &vec![1; len], None);

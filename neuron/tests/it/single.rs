@@ -101,6 +101,10 @@ async fn files_that_do_not_fit_together_are_refused_before_memory_is_touched() {
     assert!(cause.contains("[40, 32]") || cause.contains("[32, 40]"), "{cause}");
     let (file, cause) = set("rms_norm_eps", Value::Null).await;
     assert!(file == "config.json" && cause.contains("null"), "{file}: {cause}");
+    for key in ["max_position_embeddings", "num_hidden_layers", "num_local_experts", "hidden_size"] {
+        let (file, cause) = set(key, json!(1u64 << 60)).await;
+        assert!(file == "config.json" && cause.starts_with(key) && cause.contains("at most"), "{cause}");
+    }
     let (file, _) = set("num_attention_heads", json!(0)).await;
     assert_eq!(file, "config.json");
     // Layers that the numbers leave out would be passed over.

@@ -17,6 +17,8 @@ pub(super) struct Entry {
     pub(super) model_type: &'static str,
     /// Tokens in one forward: where a model's mask knows nothing of what was run before, one.
     pub(super) chunk: usize,
+    /// Whether a tensor has a row for each position: then their number is not ours to choose.
+    pub(super) learns_positions: bool,
     /// Fills in what candle asks for, and refuses what it does not compute.
     pub(super) prepare: fn(&mut Config<'_>) -> std::result::Result<(), Refused>,
     pub(super) build: fn(&Value, VarBuilder<'_>) -> Result<Box<dyn Net>>,
@@ -30,6 +32,7 @@ pub(super) const CHUNK: usize = 256;
 const PLAIN: Entry = Entry {
     model_type: "",
     chunk: CHUNK,
+    learns_positions: false,
     prepare: |_| Ok(()),
     build: |_, _| Err(Error::Msg("an entry builds something".to_owned())),
     name: str::to_owned,
@@ -98,6 +101,7 @@ pub(super) const CATALOGUE: &[Entry] = &[
     },
     Entry {
         model_type: "gpt_bigcode",
+        learns_positions: true,
         prepare: |config| {
             config.only("scale_attn_weights", &json!(true))?;
             for (from, to) in [
@@ -185,6 +189,7 @@ pub(super) const CATALOGUE: &[Entry] = &[
             Ok(boxed(Mamba { model, config, state }))
         },
         name: |name| name.replace("backbone.embedding.", "backbone.embeddings."),
+        ..PLAIN
     },
     Entry {
         model_type: "mamba2",

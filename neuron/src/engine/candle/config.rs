@@ -3,6 +3,40 @@
 
 use serde_json::{Map, Value};
 
+use crate::folder::Problem;
+
+/// The most that any model has, with room.
+const BOUNDS: &[(&str, u64)] = &[
+    ("num_hidden_layers", 4096),
+    ("n_layer", 4096),
+    ("num_attention_heads", 4096),
+    ("n_head", 4096),
+    ("num_heads", 4096),
+    ("num_key_value_heads", 4096),
+    ("num_experts", 4096),
+    ("num_local_experts", 4096),
+    ("n_routed_experts", 4096),
+    ("n_shared_experts", 4096),
+    ("hidden_size", MAX_WIDTH),
+    ("n_embd", MAX_WIDTH),
+    ("d_model", MAX_WIDTH),
+    ("head_dim", MAX_WIDTH),
+    ("qk_nope_head_dim", MAX_WIDTH),
+    ("qk_rope_head_dim", MAX_WIDTH),
+    ("intermediate_size", MAX_WIDTH),
+    ("n_inner", MAX_WIDTH),
+    ("lru_width", MAX_WIDTH),
+    ("state_size", MAX_WIDTH),
+    ("expand", 4096),
+    ("conv_L_cache", 4096),
+    ("vocab_size", MAX_POSITIONS),
+    ("max_position_embeddings", MAX_POSITIONS),
+    ("n_positions", MAX_POSITIONS),
+    ("sliding_window", u32::MAX as u64),
+];
+const MAX_WIDTH: u64 = 1 << 20;
+const MAX_POSITIONS: u64 = 1 << 24;
+
 /// A model's config.json while it is prepared.
 pub(super) struct Config<'a>(pub(super) &'a mut Map<String, Value>);
 
@@ -34,6 +68,16 @@ impl Config<'_> {
             Some(_) => Err("quantized weights".to_owned()),
             None => Ok(()),
         }
+    }
+
+    /// Errors name the key: what is allocated by a number is bounded before it is believed.
+    pub(super) fn check_bounds(&self) -> Result<(), Problem> {
+        for (what, max) in BOUNDS {
+            if let Some(value) = self.number(what).filter(|value| value > max) {
+                return Err(Problem::TooLarge { what, value, max: *max });
+            }
+        }
+        Ok(())
     }
 
     pub(super) fn set(&mut self, key: &str, value: Value) {

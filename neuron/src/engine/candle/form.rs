@@ -10,11 +10,13 @@ use serde_json::Value;
 use super::{
     catalogue::{Entry, entry},
     config::Config,
+    gguf,
     reader::{Asked, Reader, lock},
 };
 use crate::{
     engine::ShapeError,
     folder::{FolderError, Problem},
+    gguf::Header,
     safetensors::{CONFIG, Safetensors},
 };
 
@@ -26,21 +28,54 @@ const F32: u64 = 4;
 /// A model that candle-transformers computes.
 #[derive(Clone)]
 pub struct Form {
-    pub(super) entry: &'static Entry,
-    /// As candle reads it.
-    pub(super) config: Arc<Value>,
+    pub(super) name: &'static str,
+    /// Tokens in one forward.
+    pub(super) chunk: usize,
+    pub(super) source: Source,
     /// Tokens that the model was made for, and can be given here.
     pub(crate) context: u64,
     pub(crate) vocab: u64,
-    /// Bytes of the weights in F32.
+    /// Bytes of the weights as they are held.
     pub(crate) weights_bytes: u64,
     /// Bytes that a token leaves behind.
     pub(crate) position_bytes: u64,
     /// Bytes of a step without its attention, and of its attention for every token of the context.
-    step_bytes: [u64; 2],
+    pub(super) step_bytes: [u64; 2],
+}
+
+/// What it is built of.
+#[derive(Clone)]
+pub(super) enum Source {
+    /// With the configuration as candle reads it. In F32.
+    Safetensors(&'static Entry, Arc<Value>),
+    Gguf(&'static gguf::Entry),
+}
+
+/// What a step's memory depends on.
+pub(super) struct Steps {
+    pub(super) chunk: usize,
+    pub(super) hidden: u64,
+    pub(super) heads: u64,
+    pub(super) head_dim: u64,
+    pub(super) feed_forward: u64,
+    pub(super) vocab: u64,
+}
+
+impl Steps {
+    /// Scores, their mask and their softmax; keys and values once for every head; what turns positions.
+    pub(super) fn bytes(&self) -> [u64; 2] {
+        let Self { chunk, hidden, heads, head_dim, feed_forward, vocab } = *self;
+        let (chunk, widest) = (chunk as u64, (4 * hidden).max(heads * head_dim).max(feed_forward));
+        [(chunk * 6 * widest + 2 * vocab) * F32, (chunk * heads * 3 + (4 * heads + 2) * head_dim) * F32]
+    }
 }
 
 impl Form {
+    /// `None`: nobody here computes such a model.
+    pub(crate) fn from_header(header: &Header) -> Result<Option<Self>, ShapeError> {
+        gguf::form(header)
+    }
+
     /// `None`: nobody here computes such a model.
     pub(crate) fn from_safetensors(files: &Arc<Safetensors>) -> Result<Option<Self>, ShapeError> {
         let Some(entry) = entry(files.root().text("model_type")?) else { return Ok(None) };
@@ -48,13 +83,13 @@ impl Form {
         let mut config = Config(&mut map);
         let unsupported = |what| ShapeError::Unsupported(format!("{} with {what}", entry.model_type));
         config.prepare().and_then(|()| (entry.prepare)(&mut config)).map_err(unsupported)?;
+        config.check_bounds().map_err(|problem| problem.of(CONFIG))?;
         let window = config.window();
         let config = Value::Object(map);
-        let asked = build_without_memory(entry, files, &config)?;
+        let asked = build_without_memory(entry, files, &for_context(entry, &config, 1))?;
         // A tensor that the forward passes over changes what the model says.
-        if let Some(other) =
-            files.tensor_names().find(|name| !asked.tensors.contains_key(*name) && !is_computed(name))
-        {
+        let passed_over = |name: &&str| !asked.tensors.contains_key(*name) && !is_computed(name);
+        if let Some(other) = files.tensor_names().find(passed_over) {
             return Err(unsupported(format!("the tensor {other}")));
         }
         let number = |keys: &[&str]| keys.iter().find_map(|key| config.get(*key)?.as_u64()).unwrap_or(0);
@@ -65,27 +100,20 @@ impl Form {
         };
         let hidden = number(&["hidden_size", "d_model"]);
         let head_dim = (hidden / heads).max(number(&["head_dim"])).max(number(&["qk_head_dim"]));
-        let layers = number(&["num_hidden_layers", "n_layer"]);
-        let widest =
-            hidden.max(heads * head_dim).max(number(&["intermediate_size", "n_inner"])).max(4 * hidden);
-        let vocab = number(&["vocab_size"]);
+        let (feed_forward, vocab) = (number(&["intermediate_size", "n_inner"]), number(&["vocab_size"]));
         let context = match number(&["max_position_embeddings", "max_seq_len"]) {
             0 => UNBOUNDED,
             some => some,
         };
-        let chunk = entry.chunk as u64;
         Ok(Some(Self {
-            entry,
+            name: entry.model_type,
+            chunk: entry.chunk,
             context: context.min(window.unwrap_or(u64::MAX)),
             vocab,
             weights_bytes: asked.tensors.values().map(|elements| elements * F32).sum(),
-            position_bytes: layers * 2 * kv_heads * head_dim * F32,
-            // Scores, their mask and their softmax; keys and values once for every head.
-            step_bytes: [
-                (chunk * 6 * widest + 2 * vocab) * F32,
-                (chunk * heads * 3 + 4 * heads * head_dim) * F32,
-            ],
-            config: Arc::new(config),
+            position_bytes: number(&["num_hidden_layers", "n_layer"]) * 2 * kv_heads * head_dim * F32,
+            step_bytes: Steps { chunk: entry.chunk, hidden, heads, head_dim, feed_forward, vocab }.bytes(),
+            source: Source::Safetensors(entry, Arc::new(config)),
         }))
     }
 
@@ -93,10 +121,17 @@ impl Form {
     pub(crate) fn step_bytes(&self, context: u64) -> u64 {
         self.step_bytes[0] + self.step_bytes[1] * context
     }
+}
 
-    pub(crate) fn model_type(&self) -> &'static str {
-        self.entry.model_type
+/// The configuration for conversations of so many tokens: tables of positions are that long.
+pub(super) fn for_context(entry: &Entry, config: &Value, context: u64) -> Value {
+    let mut config = config.clone();
+    for key in ["max_position_embeddings", "max_seq_len"] {
+        if let Some(positions) = config.get_mut(key).filter(|_| !entry.learns_positions) {
+            *positions = context.into();
+        }
     }
+    config
 }
 
 fn build_without_memory(
@@ -122,6 +157,6 @@ fn is_computed(name: &str) -> bool {
 
 impl std::fmt::Debug for Form {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.debug_struct("Form").field("model_type", &self.entry.model_type).finish_non_exhaustive()
+        f.debug_struct("Form").field("name", &self.name).finish_non_exhaustive()
     }
 }

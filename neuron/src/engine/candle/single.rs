@@ -1,18 +1,19 @@
 //! A model that runs one sequence at a time.
 
-use std::sync::Arc;
-
 use candle_core::{DType, Device, Tensor};
 
-use super::{Form, nets::Net, reader::Reader};
-use crate::{
-    engine::{Batch, Limits, Logits, Model, ModelError, Room},
-    safetensors::Safetensors,
+use super::{
+    Form,
+    form::{Source, for_context},
+    nets::Net,
+    reader::Reader,
 };
+use crate::engine::{Batch, Limits, Logits, Model, ModelError, Room, Weights};
 
 pub(crate) struct Single {
     form: Form,
-    reader: Reader,
+    /// Builds it anew of what was read.
+    build: Box<dyn Fn() -> candle_core::Result<Box<dyn Net>>>,
     net: Box<dyn Net>,
     context: usize,
     /// Tokens of the sequence that it holds.
@@ -22,18 +23,28 @@ pub(crate) struct Single {
 
 impl Single {
     /// Reads the weights.
-    pub(crate) fn load(form: &Form, files: &Arc<Safetensors>, room: Room) -> Result<Self, ModelError> {
-        let reader = Reader::loading(Arc::clone(files), form.entry.name);
-        let net = (form.entry.build)(&form.config, reader.builder()).map_err(in_words)?;
+    pub(crate) fn load(form: &Form, weights: &Weights, room: Room) -> Result<Self, ModelError> {
+        let build: Box<dyn Fn() -> _> = match (form.source.clone(), weights.clone()) {
+            (Source::Safetensors(entry, config), Weights::Safetensors(files)) => {
+                let reader = Reader::loading(files, entry.name);
+                let config = for_context(entry, &config, room.context);
+                Box::new(move || (entry.build)(&config, reader.builder()))
+            }
+            (Source::Gguf(entry), Weights::Gguf { path, .. }) => {
+                Box::new(move || (entry.build)(&path, room.context))
+            }
+            _ => return Err(ModelError(format!("{} comes in another kind of file", form.name))),
+        };
+        let net = build().map_err(in_words)?;
         let context = usize::try_from(room.context).unwrap_or(usize::MAX);
-        Ok(Self { form: form.clone(), reader, net, context, done: 0, logits: Vec::new() })
+        Ok(Self { form: form.clone(), build, net, context, done: 0, logits: Vec::new() })
     }
 
     fn begin(&mut self) -> Result<(), ModelError> {
         self.done = 0;
         if !self.net.clear().map_err(in_words)? {
             // Of the tensors that are there already.
-            self.net = (self.form.entry.build)(&self.form.config, self.reader.builder()).map_err(in_words)?;
+            self.net = (self.build)().map_err(in_words)?;
         }
         Ok(())
     }
@@ -44,7 +55,7 @@ impl Model for Single {
         let block_bytes = usize::try_from(self.form.position_bytes).unwrap_or(usize::MAX);
         Limits {
             sequences: 1,
-            tokens: self.form.entry.chunk.max(super::catalogue::CHUNK),
+            tokens: self.form.chunk.max(super::catalogue::CHUNK),
             block: self.context,
             blocks: 1,
             block_bytes: block_bytes.saturating_mul(self.context),
@@ -63,7 +74,7 @@ impl Model for Single {
             return Err(ModelError("the sequence before it was cut short".to_owned()));
         }
         let mut last = None;
-        for tokens in batch.tokens.chunks(self.form.entry.chunk) {
+        for tokens in batch.tokens.chunks(self.form.chunk) {
             let ids = Tensor::new(tokens, &Device::Cpu).and_then(|ids| ids.unsqueeze(0)).map_err(in_words)?;
             let position = std::mem::replace(&mut self.done, usize::MAX);
             last = Some(self.net.forward(&ids, position).map_err(in_words)?);
