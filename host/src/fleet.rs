@@ -1,16 +1,19 @@
 //! What is known of the nodes: one immutable snapshot that readers never lock.
 
 mod evict;
+mod listen;
 mod load;
 mod node;
 mod place;
 mod plan;
 mod poll;
+mod prefixes;
 
 pub use load::{Job, JobStatus, LoadFailure, Loads};
 pub use node::{ModelUse, Node, NodeState, NodeView, Seat};
 pub use place::{NodeModel, facts, find, readiness};
 pub use poll::Pollers;
+pub use prefixes::Conversation;
 
 use crate::policy::Topology;
 use arc_swap::ArcSwap;
@@ -70,6 +73,19 @@ impl FleetState {
         let mut nodes = old.nodes.clone();
         if let Some(slot) = nodes.iter_mut().find(|v| Arc::ptr_eq(&v.node, &view.node)) {
             *slot = Arc::new(view);
+        }
+        self.current.store(Arc::new(Fleet { nodes, topology: old.topology.clone() }));
+        drop(epoch);
+        self.changed.send_replace(());
+    }
+
+    /// Changes what is known of one node; without effect where it has left.
+    pub(in crate::fleet) fn modify(&self, node: &Arc<Node>, change: impl FnOnce(&mut NodeView)) {
+        let epoch = self.lock();
+        let old = self.now();
+        let mut nodes = old.nodes.clone();
+        if let Some(slot) = nodes.iter_mut().find(|v| Arc::ptr_eq(&v.node, node)) {
+            change(Arc::make_mut(slot));
         }
         self.current.store(Arc::new(Fleet { nodes, topology: old.topology.clone() }));
         drop(epoch);

@@ -12,5 +12,6 @@ pub mod policy;
 pub mod refusal;
 pub mod request;
 pub mod server;
+mod sse;
 pub mod upstream;
 pub mod watch;

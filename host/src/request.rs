@@ -14,7 +14,6 @@ mod relay;
 mod resolve;
 mod route;
 mod settle;
-mod sse;
 mod wait;
 
 pub use body::Body;

@@ -4,7 +4,7 @@ mod ask;
 mod fleet;
 mod swap;
 
-use crate::{setup, sh};
+use crate::{release, setup};
 use anyhow::{Result, bail};
 use fleet::Fleet;
 use serde_json::{Value, json};
@@ -27,7 +27,7 @@ const QUESTION: &str = "What is the capital of France? Answer in one sentence.";
 pub(crate) fn run(args: &Args) -> Result<()> {
     setup::run(&setup::Args { all: false })?;
     println!("building cortex and neuron in release");
-    sh::run(&mut sh::cargo(&["build", "--quiet", "--locked", "--release", "-p", "cortex", "-p", "neuron"]))?;
+    release::build()?;
     let fleet = Fleet::start()?;
     println!("neuron  {}   (log: {})", fleet.neuron, fleet.log("neuron").display());
     println!("cortex  {}   (log: {})", fleet.gateway, fleet.log("cortex").display());

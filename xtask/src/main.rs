@@ -7,6 +7,7 @@ mod new_policy;
 mod paths;
 mod policies;
 mod python;
+mod release;
 mod samples;
 mod setup;
 mod sh;

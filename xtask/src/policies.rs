@@ -1,10 +1,11 @@
 //! `cargo xtask build-policies`: every package in policies/ that is a component, to target/policies.
 
-use crate::{paths, sh};
+use crate::{paths, release, sh};
 use anyhow::{Context, Result, bail};
 use sha2::{Digest, Sha256};
 use std::fs;
 use std::path::Path;
+use std::process::Command;
 use wasmparser::{Parser, Payload};
 use wit_component::ComponentEncoder;
 
@@ -41,8 +42,8 @@ pub(crate) fn try_out(names: &[String]) -> Result<()> {
 
 /// The gateway's own `cortex policy check`.
 pub(crate) fn gate(component: &Path) -> Result<()> {
-    let args = ["run", "--quiet", "-p", "cortex", "--", "policy", "check"];
-    sh::run(sh::cargo(&args).arg(component))
+    release::build()?;
+    sh::run(Command::new(release::binary("cortex")).args(["policy", "check"]).arg(component))
 }
 
 /// Folders of policies/ whose package builds a cdylib; the others are libraries that policies share.

@@ -1,3 +1,4 @@
+use super::prefixes::Prefixes;
 use crate::config;
 use crate::upstream::Peer;
 use neuron_protocol::{Discovery, Health, ModelInfo};
@@ -47,6 +48,8 @@ pub struct NodeView {
     pub discovery: Discovery,
     pub health: Health,
     pub models: Vec<ModelInfo>,
+    /// What its caches hold; `None` where nothing has been heard of that.
+    pub(super) prefixes: Option<Prefixes>,
     /// Why the last poll failed.
     pub error: Option<String>,
     pub(super) missed: u32,
@@ -158,6 +161,7 @@ impl NodeView {
             discovery: Discovery::default(),
             health: Health::default(),
             models: Vec::new(),
+            prefixes: None,
             error: Some("not asked yet".into()),
             missed: 0,
         }

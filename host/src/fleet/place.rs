@@ -1,6 +1,6 @@
 //! Where a model is, and where it could be.
 
-use super::{Fleet, Loads, NodeView};
+use super::{Conversation, Fleet, Loads, NodeView};
 use crate::config::Model;
 use crate::facts::{NodeFacts, state};
 use neuron_protocol::{ModelInfo, ModelStatus};
@@ -71,12 +71,20 @@ pub(super) fn free_mb(view: &NodeView, index: u32) -> u64 {
 }
 
 /// The facts of every node for a model, in the order of the topology.
-pub fn facts(fleet: &Fleet, model: &Model, catalogued: bool, loads: &Loads) -> Vec<NodeFacts> {
+pub fn facts(
+    fleet: &Fleet,
+    model: &Model,
+    catalogued: bool,
+    loads: &Loads,
+    conversation: &Conversation<'_>,
+) -> Vec<NodeFacts> {
     let of_node = |view: &std::sync::Arc<NodeView>| {
         let loading = loads.running(&view.node.name, &model.id);
         let usage = view.node.usage(&model.id);
-        let load =
-            find(view, model).and_then(|found| view.health.models.iter().find(|m| m.id == found.info.id));
+        let found = find(view, model);
+        let cached =
+            |prefixes| found.as_ref().map_or(0, |found| conversation.cached(prefixes, &found.info.id));
+        let load = found.as_ref().and_then(|found| view.health.models.iter().find(|m| m.id == found.info.id));
         let small = |n: u64| n.min(u64::from(u32::MAX - 1)) as u32;
         NodeFacts {
             state: Some(readiness(view, model, catalogued, loading)),
@@ -87,7 +95,7 @@ pub fn facts(fleet: &Fleet, model: &Model, catalogued: bool, loads: &Loads) -> V
             decode_tok_s: load.map(|l| l.tok_s_decode as u32).filter(|&n| n > 0),
             prefill_tok_s: load.map(|l| l.tok_s_prefill as u32).filter(|&n| n > 0),
             load_ms: usage.load_ms(),
-            prefix_tokens: None,
+            prefix_tokens: view.prefixes.as_ref().map(cached),
         }
     };
     fleet.nodes.iter().map(of_node).collect()

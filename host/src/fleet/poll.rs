@@ -1,11 +1,12 @@
 //! One task a node keeps its view fresh.
 
+use super::listen::{self, Deaf, Listener};
 use super::{FleetState, Loads, Node, NodeState, NodeView};
 use crate::config::Config;
 use crate::metrics::Metrics;
 use crate::upstream::{Upstream, UpstreamError};
 use arc_swap::ArcSwap;
-use neuron_protocol::{Discovery, Health, ModelInfo};
+use neuron_protocol::{Discovery, Health, ModelInfo, WatchEvent};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 use tokio::runtime::Handle;
@@ -89,14 +90,20 @@ impl Pollers {
         let task = async move {
             let mut view = NodeView::unseen(&node);
             let polling = async {
+                let mut ear = Ear::default();
                 loop {
-                    view = look(&upstream, view.clone()).await;
+                    // What was heard since has been taken into the newest view.
+                    let last = fleet.now().view(&node).map_or_else(|| view.clone(), |v| NodeView::clone(v));
+                    let uptime = last.health.uptime_secs;
+                    view = look(&upstream, last).await;
+                    ear.turn_to(&upstream, &mut view, uptime).await;
                     record(&metrics, &view);
                     publish(&fleet, &config, view.clone());
-                    let every = config.load().poll_interval;
+                    let next = tokio::time::sleep(config.load().poll_interval);
                     tokio::select! {
                         () = node.poke.notified() => {}
-                        () = tokio::time::sleep(every) => {}
+                        () = next => {}
+                        () = ear.hear(&fleet, &config, &node) => {}
                     }
                 }
             };
@@ -111,17 +118,68 @@ impl Pollers {
     }
 }
 
-/// Makes a view the newest one. A model that was not in the one before counts as used now: it would
-/// otherwise be as old as its first look-up, which is often its eviction.
+/// Listens to a node that can be listened to.
+#[derive(Default)]
+struct Ear {
+    listener: Option<Listener>,
+    /// The node knows no such thing.
+    useless: bool,
+}
+
+impl Ear {
+    /// Opens the stream where there is none. `uptime`: the node's before it was looked at.
+    async fn turn_to(&mut self, upstream: &Upstream, view: &mut NodeView, uptime: u64) {
+        // Another daemon may have come in the place of one that knew no such thing.
+        self.useless &= view.health.uptime_secs >= uptime;
+        if view.state != NodeState::Up || self.useless || self.listener.is_some() {
+            return;
+        }
+        match Listener::open(upstream, &view.node.peer).await {
+            Ok(listener) => self.listener = Some(listener),
+            Err(error) => {
+                tracing::debug!(node = view.node.name, %error, "cannot be listened to");
+                self.useless = matches!(error, Deaf::Unknown);
+            }
+        }
+        view.prefixes = None;
+    }
+
+    /// Takes in what the node says, until it says no more; for ever where there is nothing to listen to.
+    async fn hear(&mut self, fleet: &FleetState, config: &ArcSwap<Config>, node: &Arc<Node>) {
+        let Some(listener) = &mut self.listener else { return std::future::pending().await };
+        let error = loop {
+            match listener.next().await {
+                Ok(events) => hear(fleet, config, node, events),
+                Err(error) => break error,
+            }
+        };
+        tracing::debug!(node = node.name, %error, "nothing more is heard");
+        self.listener = None;
+        fleet.modify(node, |view| view.prefixes = None);
+    }
+}
+
+fn hear(fleet: &FleetState, config: &ArcSwap<Config>, node: &Arc<Node>, events: Vec<WatchEvent>) {
+    fleet.modify(node, |view| {
+        let known: Vec<String> = view.models.iter().map(|m| m.id.clone()).collect();
+        events.into_iter().for_each(|event| listen::apply(view, event));
+        touch_new(view, &config.load(), &known);
+    });
+}
+
+/// A model that was not there before counts as used now: it would otherwise be as old as its first look-up,
+/// which is often its eviction.
+fn touch_new(view: &NodeView, config: &Config, known: &[String]) {
+    for info in view.models.iter().filter(|info| !known.contains(&info.id)) {
+        view.node.usage(config.catalogue.id_of(&info.id)).touch();
+    }
+}
+
+/// Makes a view the newest one.
 fn publish(fleet: &FleetState, config: &ArcSwap<Config>, view: NodeView) {
     let before = fleet.now().view(&view.node).cloned();
-    let config = config.load();
-    for info in &view.models {
-        let known = before.as_ref().is_some_and(|v| v.models.iter().any(|m| m.id == info.id));
-        if !known {
-            view.node.usage(config.catalogue.id_of(&info.id)).touch();
-        }
-    }
+    let known: Vec<String> = before.iter().flat_map(|v| &v.models).map(|m| m.id.clone()).collect();
+    touch_new(&view, &config.load(), &known);
     fleet.update(view);
 }
 
@@ -133,7 +191,9 @@ async fn look(upstream: &Upstream, last: NodeView) -> NodeView {
             if last.state != NodeState::Up {
                 tracing::info!(node = node.name, models = models.len(), "node is up");
             }
-            NodeView { node, state: NodeState::Up, discovery, health, models, error: None, missed: 0 }
+            let prefixes = last.prefixes;
+            let state = NodeState::Up;
+            NodeView { node, state, discovery, health, models, prefixes, error: None, missed: 0 }
         }
         Err(error) => {
             let missed = last.missed + 1;

@@ -1,9 +1,9 @@
 //! The request to a node, up to the point where its status is settled.
 
 use super::acquire::Work;
-use super::sse::Framer;
 use crate::fleet::{Node, Seat};
 use crate::refusal::Refusal;
+use crate::sse::Framer;
 use crate::upstream::UpstreamError;
 use bytes::Bytes;
 use http::{HeaderMap, HeaderValue, Method, StatusCode, header};
@@ -135,7 +135,7 @@ async fn first_event(
         let whole =
             framer.push(data).map_err(|e| elsewhere(node, &UpstreamError::Malformed(e.to_string())))?;
         let Some(first) = whole else { continue };
-        let Some(event) = super::sse::events(&first).find_map(|event| event.data()) else {
+        let Some(event) = crate::sse::events(&first).find_map(|event| event.data()) else {
             before.extend_from_slice(&first);
             continue;
         };

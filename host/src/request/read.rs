@@ -1,6 +1,7 @@
 //! A request's body: bounded, and parsed only as far as it is acted on.
 
 use super::recognise::Inference;
+use crate::fleet::Conversation;
 use crate::refusal::Refusal;
 use bytes::Bytes;
 use http::{HeaderMap, StatusCode, header};
@@ -67,6 +68,16 @@ pub(super) struct Asked {
     pub(super) max_tokens: Option<u32>,
     /// Stays the same over a conversation's turns.
     pub(super) session: Session,
+    /// What the conversation consists of, for those who look for its beginning.
+    parts: Parts,
+}
+
+/// Where in the body a conversation's parts lie.
+#[derive(Debug, Default)]
+struct Parts {
+    tools: Option<Range<usize>>,
+    template_arguments: Option<Range<usize>>,
+    messages: Vec<Range<usize>>,
 }
 
 /// What tells conversations apart, before it is salted with tenant and model.
@@ -89,6 +100,10 @@ struct Fields<'a> {
     messages: Option<&'a RawValue>,
     #[serde(borrow)]
     tools: Option<&'a RawValue>,
+    #[serde(borrow)]
+    tool_choice: Option<&'a RawValue>,
+    #[serde(borrow)]
+    chat_template_kwargs: Option<&'a RawValue>,
     #[serde(borrow)]
     user: Option<&'a RawValue>,
     #[serde(borrow)]
@@ -126,8 +141,17 @@ pub(super) fn parse(kind: Inference, body: Bytes) -> Result<Asked, Refusal> {
         ));
     }
     let tokens = |raw: Option<&RawValue>| raw.and_then(|raw| serde_json::from_str(raw.get()).ok());
+    let messages = messages.unwrap_or_default();
+    // Tools that may not be called are not rendered.
+    let rendered =
+        fields.tools.filter(|_| fields.tool_choice.is_none_or(|choice| choice.get() != r#""none""#));
+    let parts = Parts {
+        tools: rendered.map(|raw| place(&body, raw)),
+        template_arguments: fields.chat_template_kwargs.map(|raw| place(&body, raw)),
+        messages: messages.iter().map(|raw| place(&body, raw)).collect(),
+    };
     let mut opening: Vec<String> = fields.tools.map(|tools| tools.get().to_owned()).into_iter().collect();
-    opening.extend(up_to_first_user(messages.unwrap_or_default()));
+    opening.extend(up_to_first_user(messages));
     Ok(Asked {
         model: name,
         model_at: place(&body, model),
@@ -136,6 +160,7 @@ pub(super) fn parse(kind: Inference, body: Bytes) -> Result<Asked, Refusal> {
         stream_options_at: fields.stream_options.map(|raw| place(&body, raw)),
         max_tokens: tokens(fields.max_completion_tokens).or(tokens(fields.max_tokens)),
         session: Session { user, opening },
+        parts,
         body: body.clone(),
     })
 }
@@ -183,6 +208,15 @@ fn place(body: &Bytes, raw: &RawValue) -> Range<usize> {
 }
 
 impl Asked {
+    /// The conversation in the client's spelling.
+    pub(super) fn conversation<'a>(&'a self, tenant: &'a str) -> Conversation<'a> {
+        // The body was parsed as JSON, so it is UTF-8.
+        let text = |at: &Range<usize>| std::str::from_utf8(&self.body[at.clone()]).unwrap_or_default();
+        let Parts { tools, template_arguments, messages } = &self.parts;
+        let messages = messages.iter().map(text).collect();
+        Conversation::new(tenant, tools.as_ref().map(text), template_arguments.as_ref().map(text), messages)
+    }
+
     /// The body for a node: `model` under the node's name, and the usage chunk asked for where the
     /// answer streams. Every other byte is the client's.
     pub(super) fn for_node(&self, model: &str) -> Bytes {

@@ -3,9 +3,9 @@
 use super::dialect::Dialect;
 use super::forward::Flow;
 use super::settle::Ledger;
-use super::sse::{self, Framer};
 use crate::fleet::Seat;
 use crate::refusal::Refusal;
+use crate::sse::{self, Framer};
 use bytes::Bytes;
 use http::StatusCode;
 use hyper::body::{Body as _, Incoming};

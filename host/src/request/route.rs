@@ -30,7 +30,8 @@ pub(super) fn route(work: &Work) -> Result<(Routed, Arm), Refusal> {
         let message = if fleet.nodes.is_empty() { "no neuron is configured" } else { "no neuron is up" };
         return Err(Refusal::unavailable("no_node", message, RETRY));
     }
-    let nodes = facts(&fleet, &work.target.model, work.target.catalogued, &work.gateway.loads);
+    let conversation = work.asked.conversation(&work.tenant);
+    let nodes = facts(&fleet, &work.target.model, work.target.catalogued, &work.gateway.loads, &conversation);
     let (decision, arm) =
         work.gateway.decider.route(&work.gateway.config.load(), asked(work, &fleet, &nodes));
     let order = match decision {

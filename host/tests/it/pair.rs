@@ -204,3 +204,64 @@ async fn a_neuron_that_wants_a_token_gets_it_from_the_environment() {
         .await;
     }
 }
+
+/// Two neurons that both have the model: whose cache holds a conversation is heard over /watch, and counts for
+/// more than the session's home.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_conversation_goes_on_where_its_beginning_is_cached() {
+    let dir = tempfile::tempdir().unwrap();
+    let (_a, first) = start_neuron(dir.path(), "127.0.0.1:0");
+    let (_b, second) = start_neuron(dir.path(), "127.0.0.1:0");
+    for address in [&first, &second] {
+        let loaded =
+            Client::new(&format!("http://{address}")).post("/models/load", &json!({"model_id": MODEL}));
+        assert_eq!(loaded.await.status, 200);
+    }
+    let record = dir.path().join("decisions.jsonl");
+    let nodes = format!(
+        "record = {record:?}\n[[neurons]]\nname = \"a\"\nendpoint = \"http://{first}\"\n\
+         [[neurons]]\nname = \"b\"\nendpoint = \"http://{second}\"\n"
+    );
+    let (_cortex, url, admin) = start_cortex_with(dir.path(), &nodes, &[]);
+    let (client, admin) = (Client::new(&url), Client::new(&admin));
+    until("both are up", async || client.get("/health").await.json()["nodes_up"] == 2).await;
+
+    let system = "You know everything of the sea, its winds, its tides and its ships. ".repeat(30);
+    let turn = |user: usize, more: Option<&Value>| {
+        let mut messages = vec![
+            json!({"role": "system", "content": system}),
+            json!({"role": "user", "content": "What is a tide?"}),
+        ];
+        if let Some(answer) = more {
+            messages.push(answer.clone());
+            messages.push(json!({"role": "user", "content": format!("And number {user}?")}));
+        }
+        json!({"model": ALIAS, "max_tokens": 8, "temperature": 0, "user": format!("u{user}"), "messages": messages})
+    };
+    let served = async || admin.get("/admin/requests").await.json()[0].clone();
+    let answer = client.post("/v1/chat/completions", &turn(0, None)).await.json();
+    let home = served().await["node"].clone();
+    let answer = json!({"role": "assistant", "content": answer["choices"][0]["message"]["content"]});
+
+    let place = usize::from(home == "b");
+    let last = || {
+        let lines = std::fs::read_to_string(&record).unwrap_or_default();
+        lines.lines().last().and_then(|line| serde_json::from_str::<Value>(line).ok()).unwrap_or_default()
+    };
+
+    // Each of these has another session, and so by itself another home.
+    let known = async || {
+        let status = client.post("/v1/chat/completions", &turn(1, Some(&answer))).await.status;
+        assert_eq!(status, 200);
+        last()["node_facts"]["prefix_tokens"][place].as_u64() > Some(400)
+    };
+    until("the gateway knows whose cache it is", known).await;
+    for user in 2..8 {
+        let body = client.post("/v1/chat/completions", &turn(user, Some(&answer))).await.json();
+        assert!(body["usage"]["prompt_tokens_details"]["cached_tokens"].as_u64() > Some(400), "{body}");
+    }
+    // Of another conversation nothing is cached.
+    let other = json!({"model": ALIAS, "max_tokens": 1, "messages": [{"role": "user", "content": "Hello"}]});
+    client.post("/v1/chat/completions", &other).await;
+    until("the record has it", async || last()["node_facts"]["prefix_tokens"] == json!([0, 0])).await;
+}

@@ -2,8 +2,10 @@
 
 use crate::{error, response};
 use serde_json::{Value, json};
+use std::borrow::Cow;
 
 mod blocks;
+mod word;
 
 use blocks::{Blocks, Kind};
 
@@ -42,20 +44,29 @@ impl Stream {
 
     /// Whole native events; comments and fields other than `data` mean nothing here.
     pub fn events(&mut self, sse: &[u8]) -> Vec<u8> {
-        let mut out = Vec::new();
-        let mut data = Vec::new();
-        for line in sse.split(|&b| b == b'\n') {
+        let mut out = Vec::with_capacity(sse.len());
+        let mut data: Cow<'_, [u8]> = Cow::Borrowed(&[]);
+        let (mut rest, mut end) = (sse, true);
+        while end {
+            let line;
+            (line, rest, end) = match memchr::memchr(b'\n', rest) {
+                Some(at) => (&rest[..at], &rest[at + 1..], true),
+                None => (rest, &[][..], false),
+            };
             let line = line.strip_suffix(b"\r").unwrap_or(line);
             if line.is_empty() {
                 if !data.is_empty() {
                     self.event(&data, &mut out);
-                    data.clear();
+                    data = Cow::Borrowed(&[]);
                 }
-            } else if let Some(rest) = line.strip_prefix(b"data:") {
-                if !data.is_empty() {
-                    data.push(b'\n');
+            } else if let Some(more) = line.strip_prefix(b"data:") {
+                let more = more.strip_prefix(b" ").unwrap_or(more);
+                if data.is_empty() {
+                    data = Cow::Borrowed(more);
+                } else {
+                    data.to_mut().push(b'\n');
+                    data.to_mut().extend_from_slice(more);
                 }
-                data.extend_from_slice(rest.strip_prefix(b" ").unwrap_or(rest));
             }
         }
         out
@@ -74,6 +85,12 @@ impl Stream {
         }
         if data == b"[DONE]" {
             return self.end(out);
+        }
+        if self.state == State::Open
+            && let Some(words) = word::of(data)
+            && self.blocks.goes_on(Kind::Text)
+        {
+            return self.blocks.text(&words, out);
         }
         match serde_json::from_slice::<Value>(data) {
             Ok(chunk) if !chunk["error"].is_null() => self.fail(&chunk["error"], out),

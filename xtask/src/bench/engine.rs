@@ -11,7 +11,7 @@ mod server;
 mod users;
 mod weights;
 
-use crate::{model, paths, python, sh};
+use crate::{model, python, release};
 use anyhow::{Result, bail};
 use figures::Figures;
 use llama_cpp::LlamaCpp;
@@ -88,8 +88,8 @@ fn prepare(options: &Options) -> Result<Bench> {
     let llama = llama_cpp::ensure(&python)?;
     let weights = weights::ensure(&llama)?;
     println!("building neuron in release");
-    sh::run(&mut sh::cargo(&["build", "--quiet", "--locked", "--release", "-p", "neuron"]))?;
-    let neuron = paths::cargo_target().join("release/neuron");
+    release::build()?;
+    let neuron = release::binary("neuron");
     Ok(Bench { rounds: options.rounds, only: options.only.clone(), neuron, llama, weights })
 }
 

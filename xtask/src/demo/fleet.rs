@@ -1,7 +1,7 @@
 //! One neuron and one cortex on loopback, with the example configurations.
 
 use super::ask;
-use crate::{model, paths};
+use crate::{model, paths, release};
 use anyhow::{Context, Result, bail};
 use std::fs::{self, File};
 use std::net::TcpListener;
@@ -70,7 +70,7 @@ impl Fleet {
 
     fn spawn(&mut self, name: &str) -> Result<()> {
         let log = File::create(self.dir.join(format!("{name}.log")))?;
-        let child = Command::new(paths::cargo_target().join("release").join(name))
+        let child = Command::new(release::binary(name))
             .args(["serve", "--config"])
             .arg(self.dir.join(format!("{name}.toml")))
             .stdin(Stdio::null())

@@ -3,6 +3,7 @@
 use super::emit;
 use crate::response::tool_id;
 use serde_json::{Value, json};
+use std::io::Write;
 
 #[derive(Clone, Copy, PartialEq, Eq)]
 pub(super) enum Kind {
@@ -44,7 +45,7 @@ impl Blocks {
 
     /// `text` is not empty.
     pub(super) fn delta(&mut self, kind: Kind, text: &str, out: &mut Vec<u8>) {
-        if !matches!(self.open, Some(Open::Prose(open)) if open == kind) {
+        if !self.goes_on(kind) {
             self.drain_calls(out);
             self.close(out);
             let block = match kind {
@@ -58,6 +59,23 @@ impl Blocks {
             Kind::Thinking => json!({"type": "thinking_delta", "thinking": text}),
         };
         self.emit_delta(&delta, out);
+    }
+
+    /// Whether prose of this kind needs no new block.
+    pub(super) fn goes_on(&self, kind: Kind) -> bool {
+        matches!(self.open, Some(Open::Prose(open)) if open == kind)
+    }
+
+    /// [`Self::delta`] of text that goes on: what nearly every event of a stream is, written without a detour.
+    pub(super) fn text(&self, text: &str, out: &mut Vec<u8>) {
+        out.extend_from_slice(
+            b"event: content_block_delta\ndata: {\"type\":\"content_block_delta\",\"index\":",
+        );
+        // Into memory: neither can fail.
+        write!(out, "{}", self.next_index - 1).unwrap_or_default();
+        out.extend_from_slice(br#","delta":{"type":"text_delta","text":"#);
+        serde_json::to_writer(&mut *out, text).unwrap_or_default();
+        out.extend_from_slice(b"}}\n\n");
     }
 
     /// One entry of a delta's `tool_calls`, `at` its place there, which serves where it has no index.

@@ -137,6 +137,30 @@ fn crlf_comments_and_split_data() {
 }
 
 proptest! {
+    /// A second choice, which means nothing, keeps a chunk from the short way.
+    #[test]
+    fn the_short_way_says_the_same(words in prop::collection::vec("[ aé\\\\\"\n\u{1}😀]{0,6}", 0..6), more in 0u8..6) {
+        let chunks = |second: bool| {
+            let mut chunks: Vec<Value> = words.iter().map(|w| delta(json!({"content": w}))).collect();
+            if let Some(last) = chunks.last_mut() {
+                match more {
+                    0 => last["choices"][0]["delta"]["reasoning"] = json!("hm"),
+                    1 => last["choices"][0]["delta"]["tool_calls"] = json!([{"index": 0, "function": {"name": "f"}}]),
+                    2 => last["choices"][0]["finish_reason"] = json!("stop"),
+                    3 => last["usage"] = json!({"prompt_tokens": 1}),
+                    4 => last["error"] = json!({"message": "no"}),
+                    _ => last["usage"] = Value::Null,
+                }
+            }
+            if second {
+                chunks.iter_mut().for_each(|c| c["choices"].as_array_mut().unwrap().push(json!({})));
+            }
+            chunks
+        };
+        let said = |second| Stream::new("msg_1").events(&sse(&chunks(second)));
+        prop_assert_eq!(String::from_utf8(said(false)).unwrap(), String::from_utf8(said(true)).unwrap());
+    }
+
     /// Whatever comes, blocks nest properly, indices are dense and one terminal event ends it.
     #[test]
     fn always_well_formed(picks in prop::collection::vec((0u8..6, 0u64..3), 0..20)) {

@@ -9,17 +9,17 @@ const EVENT_LIMIT: usize = 16 << 20;
 
 /// Collects bytes until events are whole.
 #[derive(Debug, Default)]
-pub(super) struct Framer {
+pub(crate) struct Framer {
     partial: BytesMut,
 }
 
 #[derive(Debug, PartialEq, Eq, thiserror::Error)]
 #[error("an event is longer than {EVENT_LIMIT} bytes")]
-pub(super) struct EventTooLong;
+pub(crate) struct EventTooLong;
 
 impl Framer {
     /// All events that are whole now, in one piece with their blank lines.
-    pub(super) fn push(&mut self, data: Bytes) -> Result<Option<Bytes>, EventTooLong> {
+    pub(crate) fn push(&mut self, data: Bytes) -> Result<Option<Bytes>, EventTooLong> {
         if self.partial.is_empty() {
             // The usual case: a read ends where an event ends, and nothing is copied.
             let end = whole_upto(&data, 0);
@@ -37,7 +37,7 @@ impl Framer {
     }
 
     /// Whether an event has begun that is not whole.
-    pub(super) fn is_mid_event(&self) -> bool {
+    pub(crate) fn is_mid_event(&self) -> bool {
         self.partial.iter().any(|b| !b.is_ascii_whitespace())
     }
 }
@@ -50,11 +50,17 @@ fn whole_upto(data: &[u8], from: usize) -> usize {
 
 /// One event, with its blank line.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) struct Event<'a>(pub(super) &'a [u8]);
+pub(crate) struct Event<'a>(pub(crate) &'a [u8]);
 
 impl<'a> Event<'a> {
+    /// What its `event` field says.
+    pub(crate) fn name(self) -> Option<&'a str> {
+        let named = |line: &'a [u8]| std::str::from_utf8(line.strip_prefix(b"event:")?).ok();
+        self.0.split(|&b| b == b'\n').find_map(named).map(str::trim)
+    }
+
     /// Its `data`, lines joined; `None` for comments and other fields alone.
-    pub(super) fn data(self) -> Option<Cow<'a, [u8]>> {
+    pub(crate) fn data(self) -> Option<Cow<'a, [u8]>> {
         let mut data: Option<Cow<'a, [u8]>> = None;
         for line in self.0.split(|&b| b == b'\n') {
             let line = line.strip_suffix(b"\r").unwrap_or(line);
@@ -70,7 +76,7 @@ impl<'a> Event<'a> {
 }
 
 /// The events of a piece that [`Framer::push`] gave.
-pub(super) fn events(mut whole: &[u8]) -> impl Iterator<Item = Event<'_>> {
+pub(crate) fn events(mut whole: &[u8]) -> impl Iterator<Item = Event<'_>> {
     std::iter::from_fn(move || {
         if whole.is_empty() {
             return None;
@@ -111,6 +117,12 @@ mod tests {
     #[test]
     fn frames_lf_crlf_and_comments() {
         assert_eq!(data_of(STREAM.as_bytes(), &[]), ["{\"a\":\"é\"}", "one\ntwo", "last"]);
+    }
+
+    #[test]
+    fn an_event_may_have_a_name() {
+        let names: Vec<_> = events(STREAM.as_bytes()).map(Event::name).collect();
+        assert_eq!(names[..3], [None, None, Some("x")]);
     }
 
     #[test]

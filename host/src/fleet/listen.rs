@@ -1,0 +1,116 @@
+//! A node's `/watch`: what changes there, as it changes. Polling goes on beside it, slowly enough to cost
+//! nothing, so that a node that lies or falls silent here is found out as every other is.
+
+use super::NodeView;
+use super::prefixes::Prefixes;
+use crate::sse::{self, Framer};
+use crate::upstream::{Peer, Upstream, UpstreamError};
+use bytes::Bytes;
+use http::{HeaderMap, Method, StatusCode};
+use http_body_util::BodyExt;
+use hyper::body::Incoming;
+use neuron_protocol::{ModelStatus, WatchEvent};
+use std::time::Duration;
+
+/// The head of the answer; a node that takes longer is asked again later.
+const HEAD: Duration = Duration::from_secs(3);
+/// A node speaks up every ten seconds, be it to say nothing.
+const SILENCE: Duration = Duration::from_secs(30);
+
+/// An open stream of events.
+pub(super) struct Listener {
+    body: Incoming,
+    framer: Framer,
+}
+
+/// Why there is none.
+#[derive(Debug, thiserror::Error)]
+pub(super) enum Deaf {
+    /// The node knows no such thing; asking again is of no use until it is another one.
+    #[error("it has no /watch")]
+    Unknown,
+    #[error(transparent)]
+    Failed(#[from] UpstreamError),
+}
+
+impl Listener {
+    pub(super) async fn open(upstream: &Upstream, peer: &Peer) -> Result<Self, Deaf> {
+        let headers = HeaderMap::new();
+        let asked = upstream.send(peer, Method::GET, "/watch", &headers, Bytes::new());
+        let response =
+            tokio::time::timeout(HEAD, asked).await.map_err(|_| UpstreamError::Timeout(HEAD))??;
+        match response.status() {
+            StatusCode::OK => Ok(Self { body: response.into_body(), framer: Framer::default() }),
+            StatusCode::NOT_FOUND | StatusCode::METHOD_NOT_ALLOWED | StatusCode::NOT_IMPLEMENTED => {
+                Err(Deaf::Unknown)
+            }
+            status => Err(UpstreamError::Status { status, body: String::new() }.into()),
+        }
+    }
+
+    /// The next events, one or several; an error ends the stream. May be dropped and called again.
+    pub(super) async fn next(&mut self) -> Result<Vec<WatchEvent>, UpstreamError> {
+        loop {
+            let frame = tokio::time::timeout(SILENCE, self.body.frame()).await;
+            let frame = frame.map_err(|_| UpstreamError::Timeout(SILENCE))?;
+            let ended = || UpstreamError::Broken("its /watch ended".into());
+            let frame = frame.ok_or_else(ended)?.map_err(|e| UpstreamError::Broken(e.to_string()))?;
+            let Ok(data) = frame.into_data() else { continue };
+            let whole = self.framer.push(data).map_err(|e| UpstreamError::Malformed(e.to_string()))?;
+            let events: Result<Vec<WatchEvent>, _> =
+                sse::events(whole.as_deref().unwrap_or_default()).filter_map(event).collect();
+            let events = events.map_err(|e| UpstreamError::Malformed(format!("/watch: {e}")))?;
+            if !events.is_empty() {
+                return Ok(events);
+            }
+        }
+    }
+}
+
+/// `None` for comments.
+fn event(event: sse::Event<'_>) -> Option<serde_json::Result<WatchEvent>> {
+    let (name, data) = (event.name()?, event.data()?);
+    Some(WatchEvent::parse(name, &mut serde_json::Deserializer::from_slice(&data)))
+}
+
+/// Takes an event into the view.
+pub(super) fn apply(view: &mut NodeView, event: WatchEvent) {
+    match event {
+        WatchEvent::Snapshot(snapshot) => {
+            view.health = snapshot.health;
+            view.models = snapshot.models;
+            let mut prefixes = Prefixes::default();
+            snapshot.prefixes.iter().for_each(|changes| prefixes.apply(changes));
+            view.prefixes = Some(prefixes);
+        }
+        WatchEvent::Model(model) => {
+            let at = view.models.iter().position(|m| m.id == model.id);
+            // One that has a reason not to serve is still listed.
+            let gone = model.status == ModelStatus::Unloaded && model.servable.is_none();
+            if gone {
+                view.health.models.retain(|m| m.id != model.id);
+                if let Some(prefixes) = &mut view.prefixes {
+                    prefixes.forget(&model.id);
+                }
+            }
+            match (at, gone) {
+                (Some(at), false) => view.models[at] = *model,
+                (None, false) => view.models.push(*model),
+                (Some(at), true) => drop(view.models.remove(at)),
+                (None, true) => {}
+            }
+        }
+        WatchEvent::Load(load) => match view.health.models.iter_mut().find(|m| m.id == load.id) {
+            Some(known) => *known = *load,
+            None => view.health.models.push(*load),
+        },
+        WatchEvent::Device(device) => {
+            match view.health.devices.iter_mut().find(|d| d.index == device.index) {
+                Some(known) => *known = device,
+                None => view.health.devices.push(device),
+            }
+        }
+        WatchEvent::Prefixes(changes) => view.prefixes.get_or_insert_default().apply(&changes),
+        WatchEvent::Unknown => {}
+    }
+}
