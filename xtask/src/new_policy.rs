@@ -86,8 +86,12 @@ fn render(name: &str, kind: Kind) -> [(&'static str, String); 4] {
         Kind::Translation => include_str!("../templates/lib_std.rs"),
         _ => include_str!("../templates/lib.rs"),
     };
-    let fill =
-        |text: &str| text.replace("DEPENDENCIES", dependencies).replace("NAME", name).replace("KIND", title);
+    // A small stack keeps an instance small; reading JSON takes a large one.
+    let stack = if kind == Kind::Translation { "" } else { "build = \"../kit/stack.rs\"\n" };
+    let fill = |text: &str| {
+        let text = text.replace("DEPENDENCIES", dependencies).replace("STACK", stack);
+        text.replace("NAME", name).replace("KIND", title)
+    };
     [
         ("Cargo.toml", fill(include_str!("../templates/Cargo.toml"))),
         ("src/lib.rs", fill(lib)),

@@ -7,7 +7,8 @@ use std::sync::{Mutex, TryLockError};
 
 /// Instances striped by worker thread: a worker meets its own one, so locks are almost never contended.
 pub(super) struct Pool<T> {
-    slots: Box<[Mutex<Option<T>>]>,
+    /// Boxed, so that taking one moves a pointer.
+    slots: Box<[Mutex<Option<Box<T>>>]>,
 }
 
 /// An answer, and the fault that a second try made good.
@@ -26,7 +27,7 @@ impl<T> Pool<T> {
     /// Puts an instance where this worker will find it.
     pub(super) fn seed(&self, instance: T) {
         if let Ok(mut slot) = self.slot().try_lock() {
-            *slot = Some(instance);
+            *slot = Some(Box::new(instance));
         }
     }
 
@@ -47,12 +48,12 @@ impl<T> Pool<T> {
         };
         let mut instance = match guard.as_mut().and_then(|g| g.take()) {
             Some(instance) => instance,
-            None => fresh()?,
+            None => Box::new(fresh()?),
         };
         let mut mended = None;
         let mut answer = call(&mut instance);
         if let Err(Problem::Fault(fault @ (Fault::Trap(_) | Fault::Memory(_)))) = answer {
-            instance = fresh()?;
+            instance = Box::new(fresh()?);
             answer = call(&mut instance);
             mended = Some(fault);
         }
@@ -63,7 +64,7 @@ impl<T> Pool<T> {
         answer.map(|answer| Judged { answer, mended })
     }
 
-    fn slot(&self) -> &Mutex<Option<T>> {
+    fn slot(&self) -> &Mutex<Option<Box<T>>> {
         &self.slots[worker() % self.slots.len()]
     }
 }

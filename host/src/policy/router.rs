@@ -167,13 +167,23 @@ impl Warm {
 fn validate(decision: wit::Decision, nodes: usize) -> Result<Decision, Fault> {
     match decision {
         wit::Decision::Pick(order) => {
-            let mut seen = vec![false; nodes];
-            for &node in &order {
-                match seen.get_mut(usize::from(node)) {
-                    None => return Err(Fault::Invalid(format!("node {node} of {nodes}"))),
-                    Some(true) => return Err(Fault::Invalid(format!("node {node} twice"))),
-                    Some(unseen) => *unseen = true,
+            let (mut few, mut many) = (0u64, Vec::new());
+            let seen = match nodes {
+                0..=64 => std::slice::from_mut(&mut few),
+                _ => {
+                    many.resize(nodes.div_ceil(64), 0u64);
+                    many.as_mut_slice()
                 }
+            };
+            for &node in &order {
+                if usize::from(node) >= nodes {
+                    return Err(Fault::Invalid(format!("node {node} of {nodes}")));
+                }
+                let (word, bit) = (&mut seen[usize::from(node / 64)], 1 << (node % 64));
+                if *word & bit != 0 {
+                    return Err(Fault::Invalid(format!("node {node} twice")));
+                }
+                *word |= bit;
             }
             Ok(Decision::Pick(order.into_iter().map(usize::from).collect()))
         }

@@ -102,6 +102,9 @@ impl Blocks {
             return first as *mut u8;
         }
         let size = LEAST << class;
+        if self.end == 0 {
+            (self.fresh, self.end) = begin();
+        }
         if self.end - self.fresh < size {
             let bytes = size.next_multiple_of(PAGE);
             let Some(start) = grow(bytes) else { return null_mut() };
@@ -121,6 +124,22 @@ impl Blocks {
         unsafe { *block.cast::<usize>() = self.free[class] };
         self.free[class] = block as usize;
     }
+}
+
+/// What is left of the memory that the module began with.
+#[cfg(target_family = "wasm")]
+fn begin() -> (usize, usize) {
+    unsafe extern "C" {
+        /// The linker's name for where data ends.
+        static __heap_base: u8;
+    }
+    let base = (&raw const __heap_base) as usize;
+    (base.next_multiple_of(LEAST), core::arch::wasm32::memory_size(0) * PAGE)
+}
+
+#[cfg(not(target_family = "wasm"))]
+fn begin() -> (usize, usize) {
+    (0, 0)
 }
 
 #[cfg(target_family = "wasm")]
