@@ -10,7 +10,7 @@ const MOST: usize = 1 << 16;
 
 /// What one node has said. Cheap to copy: a change copies one model's table.
 #[derive(Debug, Clone, Default)]
-pub struct Prefixes {
+pub(super) struct Prefixes {
     /// Tokens by hash, by the node's id of the model.
     models: HashMap<String, Arc<HashMap<u64, u32>>>,
 }

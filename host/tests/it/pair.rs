@@ -213,9 +213,9 @@ async fn a_conversation_goes_on_where_its_beginning_is_cached() {
     let (_a, first) = start_neuron(dir.path(), "127.0.0.1:0");
     let (_b, second) = start_neuron(dir.path(), "127.0.0.1:0");
     for address in [&first, &second] {
-        let loaded =
-            Client::new(&format!("http://{address}")).post("/models/load", &json!({"model_id": MODEL}));
-        assert_eq!(loaded.await.status, 200);
+        let neuron = Client::new(&format!("http://{address}"));
+        let loaded = neuron.post("/models/load", &json!({"model_id": MODEL})).await;
+        assert_eq!(loaded.status, 200);
     }
     let record = dir.path().join("decisions.jsonl");
     let nodes = format!(
