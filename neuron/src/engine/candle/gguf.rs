@@ -27,6 +27,9 @@ const MAX_COUNT: u64 = 4096;
 /// Nor is any other number larger.
 const MAX_NUMBER: u64 = 1 << 24;
 
+/// Tensors of a layer: those that must be there, and those that may.
+type Layer = (Vec<&'static str>, Vec<&'static str>);
+
 /// An architecture.
 pub(super) struct Entry {
     /// As the file names it.
@@ -35,8 +38,8 @@ pub(super) struct Entry {
     chunk: usize,
     /// Reads the weights, for a context of so many tokens.
     pub(super) build: fn(&Path, u64) -> Result<Box<dyn Net>>,
-    /// Tensors of a layer, and those that it may have; the layer's number comes in front.
-    layer: fn(&Header, u64) -> std::result::Result<(Vec<&'static str>, Vec<&'static str>), GgufError>,
+    /// Names without the layer's number in front.
+    layer: fn(&Header, u64) -> std::result::Result<Layer, GgufError>,
     /// Tensors beside the layers' and the embeddings, and those that it may have.
     outside: (&'static [&'static str], &'static [&'static str]),
 }
