@@ -6,7 +6,7 @@ use super::prefixes::Prefixes;
 use crate::sse::{self, Framer};
 use crate::upstream::{Peer, Upstream, UpstreamError};
 use bytes::Bytes;
-use http::{HeaderMap, Method, StatusCode};
+use http::{HeaderMap, HeaderValue, Method, StatusCode, header};
 use http_body_util::BodyExt;
 use hyper::body::Incoming;
 use neuron_protocol::{ModelStatus, WatchEvent};
@@ -39,7 +39,12 @@ impl Listener {
         let asked = upstream.send(peer, Method::GET, "/watch", &headers, Bytes::new());
         let response =
             tokio::time::timeout(HEAD, asked).await.map_err(|_| UpstreamError::Timeout(HEAD))??;
+        let kind = response.headers().get(header::CONTENT_TYPE).map(HeaderValue::as_bytes);
         match response.status() {
+            // Something else that answers to every path.
+            StatusCode::OK if !kind.is_some_and(|kind| kind.starts_with(b"text/event-stream")) => {
+                Err(Deaf::Unknown)
+            }
             StatusCode::OK => Ok(Self { body: response.into_body(), framer: Framer::default() }),
             StatusCode::NOT_FOUND | StatusCode::METHOD_NOT_ALLOWED | StatusCode::NOT_IMPLEMENTED => {
                 Err(Deaf::Unknown)

@@ -174,3 +174,36 @@ async fn a_failing_node_is_left_for_the_next_one() {
     assert_eq!(answer.status, 200, "{}", answer.text());
     assert_eq!(gateway.last_request().await["attempts"], 2);
 }
+
+/// A node that cannot be heard is asked, and one that cannot be understood as well.
+#[tokio::test(flavor = "multi_thread")]
+async fn what_a_node_says_over_watch_never_costs_a_request() {
+    let known = "event: snapshot\ndata: {}\n\n";
+    for (watch, tries) in [
+        (None, "once"),
+        (Some("event: prefixes\ndata: {}\n\n".to_owned()), "again"),
+        (Some(format!("{known}event: model\ndata: [1, 2\n\n")), "again"),
+        (Some("no event at all".to_owned()), "again"),
+        (Some(format!("{known}event: something-new\ndata: 5\n\n")), "again"),
+        (
+            Some(format!("{known}event: model\ndata: {{\"id\": \"m\", \"status\": \"unloaded\"}}\n\n")),
+            "again",
+        ),
+    ] {
+        let node = TestNode::with_model().await;
+        node.lock().watch = watch.clone();
+        node.lock().always = Some(Reply::Whole(200, chat("m", "hi")));
+        let gateway = TestGateway::start(&[&node], &["affinity"], "", "[[models]]\nid = \"m\"\n").await;
+        for _ in 0..20 {
+            let answer = gateway.client.post("/v1/chat/completions", &ask("m")).await;
+            assert_eq!(answer.status, 200, "{watch:?}: {}", answer.text());
+        }
+        crate::support::until("it is listened to", async || match tries {
+            "once" => node.lock().watched == 1,
+            _ => node.lock().watched >= 3,
+        })
+        .await;
+        gateway.until("the node is up", |s| s["nodes"][0]["state"] == "up").await;
+        assert_eq!(node.lock().watched == 1, tries == "once", "{watch:?}");
+    }
+}

@@ -54,6 +54,10 @@ pub struct Inner {
     /// `/health` is refused: the next polls are missed.
     pub sick: bool,
     pub health_takes: Duration,
+    /// What `/watch` says before it ends; without it there is none.
+    pub watch: Option<String>,
+    /// Calls of `/watch`.
+    pub watched: u32,
     /// Calls of `/health` that run, and the most that ran at once.
     pub asking: (u32, u32),
 }
@@ -123,6 +127,7 @@ impl TestNode {
         let address = listener.local_addr().unwrap();
         let router = Router::new()
             .route("/discovery", routing::get(discovery))
+            .route("/watch", routing::get(watch))
             .route("/health", routing::get(health))
             .route("/models", routing::get(models))
             .route("/models/load", routing::post(load))
@@ -176,6 +181,18 @@ async fn discovery(State(inner): Shared) -> Json<Discovery> {
     };
     let devices = (0..inner.devices).map(device).collect();
     Json(Discovery { harnesses: vec!["candle".into()], devices, ..Discovery::default() })
+}
+
+async fn watch(State(inner): Shared) -> Response {
+    let mut inner = inner.lock().unwrap();
+    inner.watched += 1;
+    match &inner.watch {
+        None => whole(404, &json!({"error": "no such path"})),
+        Some(events) => Response::builder()
+            .header("content-type", "text/event-stream")
+            .body(Body::from(events.clone()))
+            .unwrap(),
+    }
 }
 
 async fn health(State(inner): Shared) -> Response {
