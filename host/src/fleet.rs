@@ -66,19 +66,6 @@ impl FleetState {
         self.changed.send_replace(());
     }
 
-    /// A newer view of one node; without effect where the node has left.
-    pub fn update(&self, view: NodeView) {
-        let epoch = self.lock();
-        let old = self.now();
-        let mut nodes = old.nodes.clone();
-        if let Some(slot) = nodes.iter_mut().find(|v| Arc::ptr_eq(&v.node, &view.node)) {
-            *slot = Arc::new(view);
-        }
-        self.current.store(Arc::new(Fleet { nodes, topology: old.topology.clone() }));
-        drop(epoch);
-        self.changed.send_replace(());
-    }
-
     /// Changes what is known of one node; without effect where it has left.
     pub(in crate::fleet) fn modify(&self, node: &Arc<Node>, change: impl FnOnce(&mut NodeView)) {
         let epoch = self.lock();

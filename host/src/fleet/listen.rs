@@ -9,8 +9,9 @@ use bytes::Bytes;
 use http::{HeaderMap, HeaderValue, Method, StatusCode, header};
 use http_body_util::BodyExt;
 use hyper::body::Incoming;
-use neuron_protocol::{ModelStatus, WatchEvent};
+use neuron_protocol::{ModelStatus, PrefixChanges, WatchEvent};
 use std::time::Duration;
+use tokio::time::Instant;
 
 /// The head of the answer; a node that takes longer is asked again later.
 const HEAD: Duration = Duration::from_secs(3);
@@ -21,6 +22,9 @@ const SILENCE: Duration = Duration::from_secs(30);
 pub(super) struct Listener {
     body: Incoming,
     framer: Framer,
+    opened: Instant,
+    /// When it last spoke up.
+    heard: Instant,
 }
 
 /// Why there is none.
@@ -45,7 +49,10 @@ impl Listener {
             StatusCode::OK if !kind.is_some_and(|kind| kind.starts_with(b"text/event-stream")) => {
                 Err(Deaf::Unknown)
             }
-            StatusCode::OK => Ok(Self { body: response.into_body(), framer: Framer::default() }),
+            StatusCode::OK => {
+                let now = Instant::now();
+                Ok(Self { body: response.into_body(), framer: Framer::default(), opened: now, heard: now })
+            }
             StatusCode::NOT_FOUND | StatusCode::METHOD_NOT_ALLOWED | StatusCode::NOT_IMPLEMENTED => {
                 Err(Deaf::Unknown)
             }
@@ -53,11 +60,17 @@ impl Listener {
         }
     }
 
+    /// It has not been open for long.
+    pub(super) fn is_young(&self) -> bool {
+        self.opened.elapsed() < HEAD
+    }
+
     /// The next events, one or several; an error ends the stream. May be dropped and called again.
     pub(super) async fn next(&mut self) -> Result<Vec<WatchEvent>, UpstreamError> {
         loop {
-            let frame = tokio::time::timeout(SILENCE, self.body.frame()).await;
+            let frame = tokio::time::timeout_at(self.heard + SILENCE, self.body.frame()).await;
             let frame = frame.map_err(|_| UpstreamError::Timeout(SILENCE))?;
+            self.heard = Instant::now();
             let ended = || UpstreamError::Broken("its /watch ended".into());
             let frame = frame.ok_or_else(ended)?.map_err(|e| UpstreamError::Broken(e.to_string()))?;
             let Ok(data) = frame.into_data() else { continue };
@@ -85,7 +98,8 @@ pub(super) fn apply(view: &mut NodeView, event: WatchEvent) {
             view.health = snapshot.health;
             view.models = snapshot.models;
             let mut prefixes = Prefixes::default();
-            snapshot.prefixes.iter().for_each(|changes| prefixes.apply(changes));
+            let known = |changes: &&PrefixChanges| view.models.iter().any(|m| m.id == changes.model);
+            snapshot.prefixes.iter().filter(known).for_each(|changes| prefixes.apply(changes));
             view.prefixes = Some(prefixes);
         }
         WatchEvent::Model(model) => {
@@ -115,7 +129,11 @@ pub(super) fn apply(view: &mut NodeView, event: WatchEvent) {
                 None => view.health.devices.push(device),
             }
         }
-        WatchEvent::Prefixes(changes) => view.prefixes.get_or_insert_default().apply(&changes),
+        // Of models that it has: any number of others could be named.
+        WatchEvent::Prefixes(changes) if view.models.iter().any(|m| m.id == changes.model) => {
+            view.prefixes.get_or_insert_default().apply(&changes);
+        }
+        WatchEvent::Prefixes(_) => {}
         WatchEvent::Unknown => {}
     }
 }

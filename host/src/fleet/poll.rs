@@ -96,9 +96,9 @@ impl Pollers {
                     let last = fleet.now().view(&node).map_or_else(|| view.clone(), |v| NodeView::clone(v));
                     let uptime = last.health.uptime_secs;
                     view = look(&upstream, last).await;
-                    ear.turn_to(&upstream, &mut view, uptime).await;
                     record(&metrics, &view);
                     publish(&fleet, &config, view.clone());
+                    ear.turn_to(&upstream, &view, uptime).await;
                     let next = tokio::time::sleep(config.load().poll_interval);
                     tokio::select! {
                         () = node.poke.notified() => {}
@@ -128,7 +128,7 @@ struct Ear {
 
 impl Ear {
     /// Opens the stream where there is none. `uptime`: the node's before it was looked at.
-    async fn turn_to(&mut self, upstream: &Upstream, view: &mut NodeView, uptime: u64) {
+    async fn turn_to(&mut self, upstream: &Upstream, view: &NodeView, uptime: u64) {
         // Another daemon may have come in the place of one that knew no such thing.
         self.useless &= view.health.uptime_secs >= uptime;
         if view.state != NodeState::Up || self.useless || self.listener.is_some() {
@@ -141,7 +141,6 @@ impl Ear {
                 self.useless = matches!(error, Deaf::Unknown);
             }
         }
-        view.prefixes = None;
     }
 
     /// Takes in what the node says, until it says no more; for ever where there is nothing to listen to.
@@ -154,8 +153,13 @@ impl Ear {
             }
         };
         tracing::debug!(node = node.name, %error, "nothing more is heard");
+        let short = listener.is_young();
         self.listener = None;
         fleet.modify(node, |view| view.prefixes = None);
+        if short {
+            // Opened anew at once, it would be a loop without a pause.
+            std::future::pending().await
+        }
     }
 }
 
@@ -177,10 +181,13 @@ fn touch_new(view: &NodeView, config: &Config, known: &[String]) {
 
 /// Makes a view the newest one.
 fn publish(fleet: &FleetState, config: &ArcSwap<Config>, view: NodeView) {
-    let before = fleet.now().view(&view.node).cloned();
-    let known: Vec<String> = before.iter().flat_map(|v| &v.models).map(|m| m.id.clone()).collect();
-    touch_new(&view, &config.load(), &known);
-    fleet.update(view);
+    let node = view.node.clone();
+    fleet.modify(&node, |now| {
+        let known: Vec<String> = now.models.iter().map(|m| m.id.clone()).collect();
+        // What was heard while the node was asked is newer than what was known before.
+        *now = NodeView { prefixes: now.prefixes.take(), ..view };
+        touch_new(now, &config.load(), &known);
+    });
 }
 
 /// The next view of a node, from its answers or from their absence.

@@ -132,7 +132,7 @@ fn loaded(ready: &Ready) -> ModelInfo {
         vram_used_mb: Some(ready.estimate.total_mb()),
         limit: Some(Limit { context: ready.context, input: None, output: ready.context }),
         // Calls and thoughts are given out as the text that they are in the answer, so neither is promised.
-        engine: Some(ready.engine.to_owned()),
+        engine: Some(if ready.batched { "batched" } else { "single" }.to_owned()),
         tool_call: false,
         reasoning: false,
         ..info(ready.id.clone(), ModelStatus::Loaded)

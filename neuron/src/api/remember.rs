@@ -21,28 +21,29 @@ pub(super) struct Remember {
     caller: Arc<str>,
     /// Hashes are over messages as the client spelled them.
     body: Bytes,
-    conversation: Conversation,
+    conversation: Arc<Conversation>,
     /// Prompt and answer.
     tokens: Vec<u32>,
     answer: String,
 }
 
 impl Remember {
-    /// `None` where nobody has ever watched this daemon, and there is nobody to tell.
+    /// `None` where nobody has ever watched this daemon, and there is nobody to tell, and where the model keeps
+    /// nothing that another request could use.
     pub(super) fn new(
         app: &Arc<App>,
         ready: &Arc<Ready>,
         caller: &Arc<str>,
         body: Bytes,
-        conversation: &Conversation,
+        conversation: &Arc<Conversation>,
         prompt: &[u32],
     ) -> Option<Self> {
-        app.watchers.ever().then(|| Self {
+        (app.watchers.ever() && ready.batched).then(|| Self {
             app: Arc::clone(app),
             ready: Arc::clone(ready),
             caller: Arc::clone(caller),
             body,
-            conversation: conversation.clone(),
+            conversation: Arc::clone(conversation),
             tokens: prompt.to_vec(),
             answer: String::new(),
         })

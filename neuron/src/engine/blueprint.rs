@@ -53,11 +53,6 @@ impl Blueprint {
         matches!(self, Self::Decoder(_))
     }
 
-    /// As /models says it.
-    pub fn engine(&self) -> &'static str {
-        if self.is_batched() { "batched" } else { "single" }
-    }
-
     /// What can be run out of GGUF, by name, in the order in which errors list it.
     pub fn of_gguf() -> Vec<String> {
         let ours = Architecture::ALL.iter().map(|a| a.name());

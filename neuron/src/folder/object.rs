@@ -22,7 +22,7 @@ pub(crate) struct Object<'a> {
 
 impl Json {
     pub(super) fn parse(file: &'static str, bytes: &[u8]) -> Result<Self, FolderError> {
-        match serde_json::from_slice(bytes) {
+        match serde_json::from_slice(bytes).or_else(|e| serde_json::from_slice(&finite(bytes).ok_or(e)?)) {
             Ok(value @ Value::Object(_)) => Ok(Self { file, value }),
             Ok(_) => Err(Problem::NotJson("it is no object".to_owned()).of(file)),
             Err(e) => Err(Problem::NotJson(e.to_string()).of(file)),
@@ -37,6 +37,36 @@ impl Json {
         let Value::Object(map) = &self.value else { unreachable!("parse lets nothing else pass") };
         Object { file: self.file, path: String::new(), map }
     }
+}
+
+/// Python writes numbers that JSON has not: they become null. `None`: there are none.
+fn finite(bytes: &[u8]) -> Option<Vec<u8>> {
+    const WORDS: [&[u8]; 3] = [b"-Infinity", b"Infinity", b"NaN"];
+    let (mut out, mut found) = (Vec::with_capacity(bytes.len()), false);
+    let (mut rest, mut in_text) = (bytes, false);
+    while let Some((&byte, after)) = rest.split_first() {
+        let word = WORDS.iter().find(|word| !in_text && rest.starts_with(word));
+        if let Some(word) = word {
+            out.extend_from_slice(b"null");
+            rest = &rest[word.len()..];
+            found = true;
+            continue;
+        }
+        out.push(byte);
+        rest = after;
+        match byte {
+            b'"' => in_text = !in_text,
+            // What follows is no end of a text.
+            b'\\' if in_text => {
+                if let Some((&escaped, after)) = rest.split_first() {
+                    out.push(escaped);
+                    rest = after;
+                }
+            }
+            _ => {}
+        }
+    }
+    found.then_some(out)
 }
 
 impl<'a> Object<'a> {
@@ -107,5 +137,21 @@ impl<'a> Object<'a> {
         let Some(value) = self.get(key) else { return Ok(None) };
         let wrong = || Problem::WrongType { key: format!("{}{key}", self.path), expected }.of(self.file);
         read(value).map(Some).ok_or_else(wrong)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn numbers_that_json_has_not_are_null_and_texts_stay() {
+        let text = br#"{"limit": [0.0, Infinity], "low":-Infinity, "n":NaN, "s": "NaN \"Infinity"}"#;
+        let json = Json::parse("config.json", text).unwrap();
+        let expected =
+            serde_json::json!({"limit": [0.0, null], "low": null, "n": null, "s": "NaN \"Infinity"});
+        assert_eq!(*json.value(), expected);
+        assert!(Json::parse("config.json", br#"{"a": Infinit}"#).is_err());
+        assert!(Json::parse("config.json", br#"{"a": NaN"#).is_err());
     }
 }

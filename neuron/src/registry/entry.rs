@@ -33,8 +33,8 @@ pub(crate) struct Ready {
     pub(crate) text: Arc<TextModel>,
     /// Tokens of prompt and answer that fit.
     pub(crate) context: u64,
-    /// What computes it, as /models says.
-    pub(crate) engine: &'static str,
+    /// Many requests at once, by our decoder.
+    pub(crate) batched: bool,
     pub(crate) estimate: Estimate,
     pub(crate) stats: Arc<Stats>,
     /// Tokens that end an answer.

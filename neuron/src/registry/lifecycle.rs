@@ -76,7 +76,7 @@ impl Registry {
         let (room, estimate) = preflight::fit(&id, &checked, limits, self.memory().free_mb)?;
         let context = room.context;
         let Checked { weights, plan, text, .. } = checked;
-        let engine = plan.engine();
+        let batched = plan.is_batched();
         let (key, stats) = (self.device.new_key(), Arc::new(Stats::default()));
         let load = self.device.load(key, weights, plan, room, Arc::clone(&stats));
         load.await.map_err(|e| LoadFailure::Engine(e.to_string()))?;
@@ -84,7 +84,7 @@ impl Registry {
         tracing::info!(model = %id, seconds, context, memory_mb = estimate.total_mb(), "the model is loaded");
         let end = text.tokenizer.end_ids().into();
         // While the turn is held: whoever has it next must see this model's memory as taken.
-        let ready = Ready { id, file, key, text, context, engine, estimate, stats, end };
+        let ready = Ready { id, file, key, text, context, batched, estimate, stats, end };
         self.set(entry, State::Ready(Arc::new(ready)));
         Ok(())
     }

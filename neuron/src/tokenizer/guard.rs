@@ -29,6 +29,9 @@ pub struct Guard {
     longest: usize,
 }
 
+/// Bytes of a beginning or an end that is kept: control tokens are far shorter, and a file may hold any.
+const MAX_PART: usize = 256;
+
 impl Guard {
     pub(super) fn new(spellings: Vec<String>) -> Self {
         let mut guard = Self::default();
@@ -36,7 +39,7 @@ impl Guard {
             guard.spellings.insert(spelling, ());
             guard.starts.extend(starts(spelling).map(str::to_owned));
             guard.ends.extend(ends(spelling).map(str::to_owned));
-            guard.longest = guard.longest.max(spelling.len());
+            guard.longest = guard.longest.max(spelling.len()).min(MAX_PART);
         }
         guard
     }
@@ -98,12 +101,12 @@ impl Guard {
 
 fn starts(spelling: &str) -> impl Iterator<Item = &str> {
     let spelling = if spelling.starts_with(char::is_alphanumeric) { "" } else { spelling };
-    spelling.char_indices().skip(1).map(|(at, _)| &spelling[..at])
+    spelling.char_indices().skip(1).map(|(at, _)| &spelling[..at]).take_while(|start| start.len() <= MAX_PART)
 }
 
 fn ends(spelling: &str) -> impl Iterator<Item = &str> {
     let spelling = if spelling.ends_with(char::is_alphanumeric) { "" } else { spelling };
-    spelling.char_indices().skip(1).map(|(at, _)| &spelling[at..])
+    spelling.char_indices().skip(1).map(|(at, _)| &spelling[at..]).filter(|end| end.len() <= MAX_PART)
 }
 
 #[cfg(test)]

@@ -81,6 +81,14 @@ async fn variants_that_are_not_computed_are_refused_by_name() {
     assert_eq!(set("stablelm", "qk_layernorm", json!(true)).await, "stablelm with qk_layernorm = true");
     assert_eq!(set("falcon", "alibi", json!(true)).await, "falcon with alibi = true");
     assert_eq!(set("olmo", "clip_qkv", json!(8.0)).await, "olmo with clip_qkv = 8.0");
+    assert_eq!(set("falcon", "rope_theta", json!(5e5)).await, "falcon with rope_theta = 500000");
+    assert_eq!(set("phi", "qk_layernorm", json!(true)).await, "phi with qk_layernorm = true");
+    let limit = set("mamba2", "time_step_limit", json!([0.0, 0.1])).await;
+    assert_eq!(limit, "mamba2 with time_step_limit = [0.0, 0.1]");
+    let nowhere = set("granitemoehybrid", "position_embedding_type", Value::Null).await;
+    assert_eq!(nowhere, "granitemoehybrid with position_embedding_type = null");
+    let grouped = set("deepseek_v2", "topk_method", json!("group_limited_greedy")).await;
+    assert_eq!(grouped, "deepseek_v2 with topk_method = \"group_limited_greedy\"");
     let gptq = json!({ "quant_method": "gptq" });
     assert_eq!(set("gemma", "quantization_config", gptq).await, "gemma with quantized weights");
 }
@@ -105,6 +113,10 @@ async fn files_that_do_not_fit_together_are_refused_before_memory_is_touched() {
         let (file, cause) = set(key, json!(1u64 << 60)).await;
         assert!(file == "config.json" && cause.starts_with(key) && cause.contains("at most"), "{cause}");
     }
+    for part in [json!(1e9), json!(0.0), json!(-1)] {
+        let (file, cause) = set("partial_rotary_factor", part).await;
+        assert!(file == "config.json" && cause.contains("partial_rotary_factor is"), "{cause}");
+    }
     let (file, _) = set("num_attention_heads", json!(0)).await;
     assert_eq!(file, "config.json");
     // Layers that the numbers leave out would be passed over.
@@ -115,6 +127,14 @@ async fn files_that_do_not_fit_together_are_refused_before_memory_is_touched() {
     let error = configured("mixtral", |config| drop(config.remove("rms_norm_eps"))).await;
     let LoadError::InvalidFile { file, cause, .. } = error else { panic!("{error:?}") };
     assert!(file == "config.json" && cause.contains("missing field `rms_norm_eps`"), "{file}: {cause}");
+}
+
+#[tokio::test]
+async fn a_mask_of_all_positions_is_bounded() {
+    let error =
+        configured("gpt_bigcode", |config| drop(config.insert("n_positions".into(), json!(1 << 20)))).await;
+    let LoadError::InvalidFile { cause, .. } = error else { panic!("{error:?}") };
+    assert!(cause.contains("max_position_embeddings says 1048576"), "{cause}");
 }
 
 #[tokio::test]

@@ -87,8 +87,8 @@ impl Stream {
             return self.end(out);
         }
         if self.state == State::Open
-            && let Some(words) = word::of(data)
             && self.blocks.goes_on(Kind::Text)
+            && let Some(words) = word::of(data)
         {
             return self.blocks.text(&words, out);
         }

@@ -19,6 +19,8 @@ pub(super) struct Entry {
     pub(super) chunk: usize,
     /// Whether a tensor has a row for each position: then their number is not ours to choose.
     pub(super) learns_positions: bool,
+    /// Whether every token leaves something behind, and not only a state of one size.
+    pub(super) keeps_positions: bool,
     /// Fills in what candle asks for, and refuses what it does not compute.
     pub(super) prepare: fn(&mut Config<'_>) -> std::result::Result<(), Refused>,
     pub(super) build: fn(&Value, VarBuilder<'_>) -> Result<Box<dyn Net>>,
@@ -33,6 +35,7 @@ const PLAIN: Entry = Entry {
     model_type: "",
     chunk: CHUNK,
     learns_positions: false,
+    keeps_positions: true,
     prepare: |_| Ok(()),
     build: |_, _| Err(Error::Msg("an entry builds something".to_owned())),
     name: str::to_owned,
@@ -58,6 +61,8 @@ pub(super) const CATALOGUE: &[Entry] = &[
             config.default("n_group", json!(1));
             config.default("topk_group", json!(1));
             config.default("attention_bias", json!(false));
+            // Of groups of experts, candle chooses others.
+            config.only("topk_method", &json!("greedy"))?;
             let parts = ["qk_nope_head_dim", "qk_rope_head_dim"].map(|key| config.number(key).unwrap_or(0));
             config.set("qk_head_dim", json!(parts.iter().sum::<u64>()));
             Ok(())
@@ -74,6 +79,11 @@ pub(super) const CATALOGUE: &[Entry] = &[
             config.only("new_decoder_architecture", &json!(false))?;
             config.only("multi_query", &json!(true))?;
             config.set("num_key_value_heads", json!(1));
+            // candle keeps nothing of a conversation where this says so.
+            config.set("use_cache", json!(true));
+            config.only_number("rope_theta", 10_000.0)?;
+            let positions = config.number("max_position_embeddings").unwrap_or(FALCON_POSITIONS);
+            config.set("max_position_embeddings", json!(positions.min(FALCON_MAX_POSITIONS)));
             Ok(())
         },
         build: |config, vb| m::falcon::Falcon::load(vb, read(config)?).map(boxed),
@@ -81,6 +91,13 @@ pub(super) const CATALOGUE: &[Entry] = &[
     },
     Entry {
         model_type: "gemma",
+        prepare: |config| {
+            // Both are set where the first was wrong.
+            if config.0.get("hidden_activation").is_some_and(|act| !act.is_null()) {
+                config.set("hidden_act", Value::Null);
+            }
+            Ok(())
+        },
         build: |config, vb| m::gemma::Model::new(false, &read(config)?, vb).map(boxed),
         ..PLAIN
     },
@@ -104,6 +121,14 @@ pub(super) const CATALOGUE: &[Entry] = &[
         learns_positions: true,
         prepare: |config| {
             config.only("scale_attn_weights", &json!(true))?;
+            config.only("multi_query", &json!(true))?;
+            // Another GELU is a ten-thousandth away; another activation is another model.
+            match config.0.get("activation_function").and_then(Value::as_str) {
+                Some(other) if !other.starts_with("gelu") => {
+                    return Err(format!("activation_function = {other}"));
+                }
+                _ => {}
+            }
             for (from, to) in [
                 ("n_positions", "max_position_embeddings"),
                 ("n_layer", "num_hidden_layers"),
@@ -112,9 +137,7 @@ pub(super) const CATALOGUE: &[Entry] = &[
             ] {
                 config.rename(from, to);
             }
-            if config.0.get("multi_query") == Some(&json!(true)) {
-                config.set("num_key_value_heads", json!(1));
-            }
+            config.set("num_key_value_heads", json!(1));
             Ok(())
         },
         build: |config, vb| m::bigcode::GPTBigCode::load(vb, bigcode(config)?).map(boxed),
@@ -122,9 +145,11 @@ pub(super) const CATALOGUE: &[Entry] = &[
     },
     Entry {
         model_type: "granitemoehybrid",
+        // Of several tokens a mask is kept, for every length that there was.
+        chunk: 1,
         prepare: |config| {
             config.only("num_local_experts", &json!(0))?;
-            config.only("position_embedding_type", &json!("rope"))?;
+            config.exactly("position_embedding_type", &json!("rope"))?;
             config.only("tie_word_embeddings", &json!(true))?;
             if let Some(Value::Array(kinds)) = config.0.get_mut("layer_types") {
                 for kind in kinds.iter_mut().filter(|kind| **kind == "full_attention") {
@@ -153,11 +178,10 @@ pub(super) const CATALOGUE: &[Entry] = &[
         chunk: 1,
         prepare: |config| {
             config.rename("tie_word_embeddings", "tie_embedding");
-            // Adjusted, the width is two thirds of what is said, rounded up; candle takes no such thing.
-            if config.0.get("block_auto_adjust_ff_dim") == Some(&json!(true))
-                && let (Some(hidden), Some(width)) = (config.number("hidden_size"), lfm2_width(config))
-            {
-                config.set("block_ffn_dim_multiplier", json!(width as f64 / (hidden * 4) as f64));
+            // candle computes the width by another rule; half a one more, for it cuts off.
+            if let (Some(hidden), Some(width)) = (config.number("hidden_size"), lfm2_width(config)) {
+                config.set("block_ffn_dim_multiplier", json!((width as f64 + 0.5) / (hidden * 4) as f64));
+                config.set("block_multiple_of", json!(1));
             }
             Ok(())
         },
@@ -173,6 +197,7 @@ pub(super) const CATALOGUE: &[Entry] = &[
     Entry {
         model_type: "mamba",
         chunk: 1,
+        keeps_positions: false,
         prepare: |config| {
             config.rename("hidden_size", "d_model");
             config.rename("num_hidden_layers", "n_layer");
@@ -194,7 +219,14 @@ pub(super) const CATALOGUE: &[Entry] = &[
     Entry {
         model_type: "mamba2",
         chunk: 1,
+        keeps_positions: false,
         prepare: |config| {
+            if let Some([least, most]) =
+                config.0.get("time_step_limit").and_then(Value::as_array).map(Vec::as_slice)
+                && (least.as_f64() != Some(0.0) || most.as_f64().is_some())
+            {
+                return Err(format!("time_step_limit = [{least}, {most}]"));
+            }
             config.set("pad_vocab_size_multiple", json!(1));
             config.only("use_bias", &json!(false))?;
             config.only("conv_kernel", &json!(4))
@@ -232,6 +264,7 @@ pub(super) const CATALOGUE: &[Entry] = &[
     Entry {
         model_type: "phi",
         chunk: 1,
+        prepare: |config| config.only("qk_layernorm", &json!(false)),
         build: |config, vb| m::phi::Model::new(&read(config)?, vb).map(boxed),
         ..PLAIN
     },
@@ -277,7 +310,8 @@ pub(super) const CATALOGUE: &[Entry] = &[
         prepare: |config| {
             config.only("use_parallel_residual", &json!(false))?;
             config.only("qk_layernorm", &json!(false))?;
-            config.default("use_cache", json!(true));
+            // candle keeps nothing of a conversation where this says so.
+            config.set("use_cache", json!(true));
             Ok(())
         },
         build: |config, vb| m::stable_lm::Model::new(&read(config)?, vb).map(boxed),
@@ -290,9 +324,17 @@ pub(super) const CATALOGUE: &[Entry] = &[
     },
 ];
 
+/// Positions that Falcon was trained for, where its file does not say.
+const FALCON_POSITIONS: u64 = 2048;
+/// candle's table has no more.
+const FALCON_MAX_POSITIONS: u64 = 5000;
+
 /// The width of LFM2's feed-forward, as its authors' code computes it.
 fn lfm2_width(config: &Config<'_>) -> Option<u64> {
     let said = config.number("intermediate_size").or_else(|| config.number("block_ff_dim"))?;
+    if config.0.get("block_auto_adjust_ff_dim") == Some(&json!(false)) {
+        return Some(said);
+    }
     let multiplier = config.0.get("block_ffn_dim_multiplier").and_then(Value::as_f64).unwrap_or(1.0);
     let multiple = config.number("block_multiple_of").filter(|n| *n > 0).unwrap_or(256);
     let width = (multiplier * (2 * said / 3) as f64) as u64;

@@ -27,6 +27,13 @@ const BOUNDS: &[(&str, u64)] = &[
     ("n_inner", MAX_WIDTH),
     ("lru_width", MAX_WIDTH),
     ("state_size", MAX_WIDTH),
+    ("d_state", MAX_WIDTH),
+    ("headdim", MAX_WIDTH),
+    ("block_ff_dim", MAX_WIDTH),
+    ("block_multiple_of", MAX_WIDTH),
+    ("moe_intermediate_size", MAX_WIDTH),
+    ("ngroups", 4096),
+    ("n_groups", 4096),
     ("expand", 4096),
     ("conv_L_cache", 4096),
     ("vocab_size", MAX_POSITIONS),
@@ -77,7 +84,14 @@ impl Config<'_> {
                 return Err(Problem::TooLarge { what, value, max: *max });
             }
         }
-        Ok(())
+        match self.0.get("partial_rotary_factor").and_then(Value::as_f64) {
+            Some(part) if !(part > 0.0 && part <= 1.0) => {
+                let text =
+                    format!("partial_rotary_factor is {part}, where more than 0 and at most 1 is possible");
+                Err(Problem::Inconsistent(text))
+            }
+            _ => Ok(()),
+        }
     }
 
     pub(super) fn set(&mut self, key: &str, value: Value) {
@@ -105,6 +119,23 @@ impl Config<'_> {
     /// Refuses where the key says anything but this, or nothing.
     pub(super) fn only(&self, key: &str, value: &Value) -> Result<(), Refused> {
         match self.0.get(key).filter(|other| !other.is_null() && *other != value) {
+            Some(other) => Err(format!("{key} = {other}")),
+            None => Ok(()),
+        }
+    }
+
+    /// Refuses where the key does not say this.
+    pub(super) fn exactly(&self, key: &str, value: &Value) -> Result<(), Refused> {
+        match self.0.get(key) {
+            Some(said) if said == value => Ok(()),
+            Some(other) => Err(format!("{key} = {other}")),
+            None => Err(format!("no {key}")),
+        }
+    }
+
+    /// Refuses where the key is another number.
+    pub(super) fn only_number(&self, key: &str, value: f64) -> Result<(), Refused> {
+        match self.0.get(key).and_then(Value::as_f64).filter(|other| *other != value) {
             Some(other) => Err(format!("{key} = {other}")),
             None => Ok(()),
         }

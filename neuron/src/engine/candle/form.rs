@@ -22,6 +22,8 @@ use crate::{
 
 /// Tokens of a conversation with a model whose description sets no bound.
 const UNBOUNDED: u64 = 32 << 10;
+/// Positions that a model may have learned one by one: candle keeps a mask of their square.
+const MAX_LEARNED: u64 = 32 << 10;
 /// Bytes of an F32.
 const F32: u64 = 4;
 
@@ -82,8 +84,16 @@ impl Form {
         let Value::Object(mut map) = files.config().clone() else { return Ok(None) };
         let mut config = Config(&mut map);
         let unsupported = |what| ShapeError::Unsupported(format!("{} with {what}", entry.model_type));
+        // What is computed with before, and what comes of it.
+        config.check_bounds().map_err(|problem| problem.of(CONFIG))?;
         config.prepare().and_then(|()| (entry.prepare)(&mut config)).map_err(unsupported)?;
         config.check_bounds().map_err(|problem| problem.of(CONFIG))?;
+        let learned =
+            config.number("max_position_embeddings").filter(|_| entry.learns_positions).unwrap_or(0);
+        if learned > MAX_LEARNED {
+            let what = "max_position_embeddings";
+            return Err(Problem::TooLarge { what, value: learned, max: MAX_LEARNED }.of(CONFIG).into());
+        }
         let window = config.window();
         let config = Value::Object(map);
         let asked = build_without_memory(entry, files, &for_context(entry, &config, 1))?;
@@ -105,14 +115,25 @@ impl Form {
             0 => UNBOUNDED,
             some => some,
         };
+        let layers = number(&["num_hidden_layers", "n_layer"]);
+        let mut steps = Steps { chunk: entry.chunk, hidden, heads, head_dim, feed_forward, vocab }.bytes();
+        // A mask of a byte for every two positions.
+        steps[0] += learned * learned;
+        let mut position_bytes = layers * 2 * kv_heads * head_dim * F32;
+        if !entry.keeps_positions {
+            // The state of every layer, before and after a token; none of them is wider.
+            let state = number(&["state_size", "d_state"]).max(16) * number(&["expand"]).max(2) * hidden;
+            steps = [steps[0] + 2 * layers * state * F32, 0];
+            position_bytes = 0;
+        }
         Ok(Some(Self {
             name: entry.model_type,
             chunk: entry.chunk,
             context: context.min(window.unwrap_or(u64::MAX)),
             vocab,
             weights_bytes: asked.tensors.values().map(|elements| elements * F32).sum(),
-            position_bytes: number(&["num_hidden_layers", "n_layer"]) * 2 * kv_heads * head_dim * F32,
-            step_bytes: Steps { chunk: entry.chunk, hidden, heads, head_dim, feed_forward, vocab }.bytes(),
+            position_bytes,
+            step_bytes: steps,
             source: Source::Safetensors(entry, Arc::new(config)),
         }))
     }

@@ -135,7 +135,8 @@ impl<M: Clone> Net for Copied<M> {
 /// A layer keeps its last few tokens, and two things are wrong with how: several tokens at once forget those
 /// before them, which is right for the first of a conversation alone; and a single first one forgets nothing.
 struct Lfm2 {
-    model: m::quantized_lfm2::ModelWeights,
+    /// `None` where reading it anew has failed.
+    model: Option<m::quantized_lfm2::ModelWeights>,
     path: PathBuf,
     context: u64,
     used: bool,
@@ -148,7 +149,7 @@ impl Lfm2 {
     fn new(path: &Path, context: u64) -> Result<Self> {
         let (content, mut reader) = open(path, "lfm2.context_length", context)?;
         let model = m::quantized_lfm2::ModelWeights::from_gguf(content, &mut reader, &Device::Cpu)?;
-        Ok(Self { model, path: path.to_owned(), context, used: false })
+        Ok(Self { model: Some(model), path: path.to_owned(), context, used: false })
     }
 }
 
@@ -157,16 +158,20 @@ impl Net for Lfm2 {
         let count = tokens.dim(1)?;
         if position == 0 && count == 1 && self.used {
             // A prompt of one token is rare enough to read the weights anew.
+            // There may be no memory for both.
+            self.model = None;
             *self = Self::new(&self.path, self.context)?;
         }
         self.used = true;
+        let gone = || candle_core::Error::Msg("its weights could not be read again".to_owned());
+        let model = self.model.as_mut().ok_or_else(gone)?;
         if position == 0 || count == 1 {
-            return self.model.forward(tokens, position);
+            return model.forward(tokens, position);
         }
         for index in 0..count - 1 {
-            self.model.forward(&tokens.narrow(1, index, 1)?, position + index)?;
+            model.forward(&tokens.narrow(1, index, 1)?, position + index)?;
         }
-        self.model.forward(&tokens.narrow(1, count - 1, 1)?, position + count - 1)
+        model.forward(&tokens.narrow(1, count - 1, 1)?, position + count - 1)
     }
 
     fn clear(&mut self) -> Result<bool> {
@@ -199,7 +204,15 @@ pub(super) fn form(header: &Header) -> std::result::Result<Option<Form>, ShapeEr
     let heads = number("attention.head_count")?.max(1);
     let head_dim = header.optional_number(&format!("{name}.attention.key_length"))?.unwrap_or(hidden / heads);
     check_tensors(entry, header, layers)?;
-    let vocab = header.tensors.get("token_embd.weight").and_then(|t| t.dims.get(1)).copied().unwrap_or(0);
+    refuse_variants(header, name, head_dim)?;
+    let embeddings = header.tensors.get("token_embd.weight").map_or(&[][..], |t| &t.dims);
+    let [width, vocab] = embeddings[..] else {
+        return Err(GgufError::Missing("tensor token_embd.weight".to_owned()).into());
+    };
+    if width != hidden {
+        let text = format!("embeddings of {width} numbers, where {name}.embedding_length is {hidden}");
+        return Err(GgufError::Inconsistent(text).into());
+    }
     let bytes: u64 = header.tensors.values().filter_map(|tensor| tensor.bytes()).sum();
     // Embeddings are held once more, in F32; so is every F16 matrix, which is twice its bytes.
     let widened = header.tensors.values().filter(|t| [1, 30].contains(&t.format.0)).filter_map(|t| t.bytes());
@@ -226,6 +239,31 @@ pub(super) fn form(header: &Header) -> std::result::Result<Option<Form>, ShapeEr
         position_bytes: 2 * kv_heads * head_dim * 4,
         step_bytes: steps.bytes(),
     }))
+}
+
+/// Variants that have the same tensors, and would run without a word and wrongly.
+fn refuse_variants(header: &Header, name: &str, head_dim: u64) -> std::result::Result<(), ShapeError> {
+    let key = |key: &str| format!("{name}.{key}");
+    let refused = |what: String| Err(ShapeError::Unsupported(format!("{name} with {what}")));
+    if let Some(kind) = header.optional_text(&key("rope.scaling.type"))?.filter(|kind| *kind != "none") {
+        return refused(format!("rope scaling {kind:?}"));
+    }
+    for other in ["rope.scaling.factor", "rope.scale_linear"] {
+        if header.optional_float(&key(other))?.is_some_and(|factor| factor != 0.0 && factor != 1.0) {
+            return refused(key(other));
+        }
+    }
+    // Of a model that sees: rows of queries and keys are in another order.
+    if header.metadata.contains_key(&key("rope.dimension_sections")) {
+        return refused(key("rope.dimension_sections"));
+    }
+    match header.optional_number(&key("rope.dimension_count"))? {
+        // candle turns half of a head in glm4, and all of it in lfm2.
+        Some(turned) if turned != if name == "glm4" { head_dim / 2 } else { head_dim } => {
+            refused(format!("{turned} of {head_dim} dimensions rotated"))
+        }
+        _ => Ok(()),
+    }
 }
 
 /// All that the forward uses are there, and none that it would pass over.

@@ -40,12 +40,18 @@ impl Single {
         Ok(Self { form: form.clone(), build, net, context, done: 0, logits: Vec::new() })
     }
 
+    /// Forgets the sequence that it holds.
     fn begin(&mut self) -> Result<(), ModelError> {
-        self.done = 0;
+        if self.done == 0 {
+            return Ok(());
+        }
+        // Until it is done, nothing can go on from here.
+        self.done = usize::MAX;
         if !self.net.clear().map_err(in_words)? {
             // Of the tensors that are there already.
             self.net = (self.build)().map_err(in_words)?;
         }
+        self.done = 0;
         Ok(())
     }
 }
