@@ -15,7 +15,7 @@ pub mod engine;
 mod folder;
 pub mod gguf;
 mod host;
-mod memory;
+pub mod memory;
 pub mod preflight;
 mod registry;
 pub mod safetensors;

@@ -1,5 +1,21 @@
 //! Memory back to the operating system.
 
+/// Heaps of the process: glibc makes eight for each core, each keeps what passed through it once, and a load
+/// passes through many threads. The engine allocates little, so two are no bottleneck.
+#[cfg(all(target_os = "linux", target_env = "gnu"))]
+const ARENAS: libc::c_int = 2;
+
+/// Call it before any other thread is there.
+#[cfg(all(target_os = "linux", target_env = "gnu"))]
+#[expect(unsafe_code, reason = "glibc has no safe wrapper for it; it takes plain numbers")]
+pub fn keep_few_heaps() {
+    // SAFETY: mallopt sets a number of the allocator's, under its own lock.
+    unsafe { libc::mallopt(libc::M_ARENA_MAX, ARENAS) };
+}
+
+#[cfg(not(all(target_os = "linux", target_env = "gnu")))]
+pub fn keep_few_heaps() {}
+
 /// Hands freed memory back: glibc keeps what large models leave behind, and then no figure of the
 /// system's says that there is room for the next one.
 #[cfg(all(target_os = "linux", target_env = "gnu"))]

@@ -11,6 +11,7 @@ mod release;
 mod samples;
 mod setup;
 mod sh;
+mod sse;
 mod test;
 mod tidy;
 

@@ -1,6 +1,8 @@
 //! Which beginnings of conversations lie in which node's cache, as the nodes say; docs/prefixes.md.
 
-use neuron_protocol::{PrefixChanges, prefix::PrefixChain};
+use neuron_protocol::PrefixChanges;
+use neuron_protocol::prefix::{self, PrefixChain};
+use std::borrow::Cow;
 use std::cell::RefCell;
 use std::collections::HashMap;
 use std::sync::Arc;
@@ -47,10 +49,10 @@ impl Prefixes {
 /// compare them with, and once for each name that nodes have for the model.
 #[derive(Debug, Default)]
 pub struct Conversation<'a> {
-    pub tenant: &'a str,
-    pub tools: Option<&'a str>,
-    pub template_arguments: Option<&'a str>,
-    pub messages: Vec<&'a str>,
+    tenant: Cow<'a, str>,
+    tools: Option<&'a str>,
+    template_arguments: Option<&'a str>,
+    messages: Vec<&'a str>,
     entries: RefCell<Vec<(String, Arc<[u64]>)>>,
 }
 
@@ -61,7 +63,13 @@ impl<'a> Conversation<'a> {
         template_arguments: Option<&'a str>,
         messages: Vec<&'a str>,
     ) -> Self {
-        Self { tenant, tools, template_arguments, messages, entries: RefCell::default() }
+        Self {
+            tenant: prefix::tenant(tenant.as_bytes()),
+            tools,
+            template_arguments,
+            messages,
+            entries: RefCell::default(),
+        }
     }
 
     /// Tokens of this conversation's beginning in the node's cache. `model`: the node's id.
@@ -75,7 +83,7 @@ impl<'a> Conversation<'a> {
         if let Some((_, entries)) = known.iter().find(|(name, _)| name == model) {
             return entries.clone();
         }
-        let mut chain = PrefixChain::of_request(self.tenant, model, "", self.tools, self.template_arguments);
+        let mut chain = PrefixChain::of_request(&self.tenant, model, "", self.tools, self.template_arguments);
         let next = |message: &&str| {
             chain = chain.then_json(message);
             chain.value()

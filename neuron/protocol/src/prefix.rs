@@ -5,8 +5,18 @@
 //! everything up to and including message `i`, so two conversations share exactly the entries of the
 //! messages that they share.
 
+use std::borrow::Cow;
+
 use serde::{Deserialize, Deserializer, Serialize, Serializer, de::Error as _};
 use xxhash_rust::xxh3::xxh3_64_with_seed;
+
+/// Bytes of a tenant's name that count; of a longer one the rest does not.
+const MAX_TENANT: usize = 256;
+
+/// A tenant's name as it counts, from what came in the header `x-cortex-tenant`.
+pub fn tenant(name: &[u8]) -> Cow<'_, str> {
+    String::from_utf8_lossy(&name[..name.len().min(MAX_TENANT)])
+}
 
 /// The chain of one conversation while it grows.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -80,7 +90,7 @@ impl Serialize for PrefixHash {
 
 impl<'de> Deserialize<'de> for PrefixHash {
     fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
-        let text = <std::borrow::Cow<'de, str>>::deserialize(deserializer)?;
+        let text = <Cow<'de, str>>::deserialize(deserializer)?;
         let plain = text.len() == 16 && text.bytes().all(|b| b.is_ascii_hexdigit());
         let value = plain.then(|| u64::from_str_radix(&text, 16).ok()).flatten();
         value.map(Self).ok_or_else(|| D::Error::custom(format!("{text:?} is not 16 hexadecimal digits")))

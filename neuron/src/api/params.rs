@@ -3,6 +3,7 @@
 use std::sync::Arc;
 
 use http::HeaderMap;
+use neuron_protocol::prefix::tenant;
 use serde_json::Value;
 
 use super::{
@@ -32,8 +33,6 @@ pub(super) struct Params {
 
 /// The header that names the caller.
 const CALLER: &str = "x-cortex-tenant";
-/// Bytes of a caller's name; a longer one is cut, which at worst makes two callers one.
-const MAX_CALLER: usize = 256;
 
 impl Params {
     pub(super) fn parse(fields: Fields<'_>) -> Result<Self, ApiError> {
@@ -69,8 +68,8 @@ impl Params {
     /// With the caller that the headers name.
     pub(super) fn from(self, headers: &HeaderMap) -> Self {
         let name = headers.get(CALLER).map(|name| name.as_bytes()).unwrap_or_default();
-        let name = String::from_utf8_lossy(&name[..name.len().min(MAX_CALLER)]);
-        Self { caller: name.into(), ..self }
+        // A long one is cut, which at worst makes two callers one.
+        Self { caller: tenant(name).into(), ..self }
     }
 }
 

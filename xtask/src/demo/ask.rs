@@ -1,9 +1,10 @@
 //! Questions to the gateway, their words shown as they come.
 
 use super::fleet::Fleet;
+use crate::sse;
 use anyhow::{Context, Result, bail};
 use serde_json::Value;
-use std::io::{BufRead, BufReader, Write};
+use std::io::Write;
 use std::time::{Duration, Instant};
 
 pub(super) struct Answer {
@@ -67,17 +68,7 @@ pub(super) fn open(
     }
     let id =
         response.headers().get("x-request-id").and_then(|v| v.to_str().ok()).unwrap_or_default().to_owned();
-    for line in BufReader::new(response.into_body().into_reader()).lines() {
-        let line = line?;
-        let Some(data) = line.strip_prefix("data: ").filter(|data| *data != "[DONE]") else { continue };
-        let event: Value =
-            serde_json::from_str(data).with_context(|| format!("an event that is not JSON: {data}"))?;
-        if !event["error"].is_null() {
-            bail!("the stream broke off: {event}");
-        }
-        each(&id, event)?;
-    }
-    Ok(())
+    sse::events(response.into_body().into_reader(), |event| each(&id, event))
 }
 
 /// What the gateway measured.

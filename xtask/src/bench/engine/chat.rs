@@ -1,9 +1,10 @@
 //! A conversation over `/v1/chat/completions`, streamed, as both servers understand it.
 
 use super::{server, weights};
-use anyhow::{Context, Result, bail};
+use crate::sse;
+use anyhow::{Result, bail};
 use serde_json::{Value, json};
-use std::io::{BufRead, BufReader, Read};
+use std::io::Read;
 use std::time::Instant;
 
 /// A conversation so far. Every turn sends all of it.
@@ -57,14 +58,7 @@ impl Chat {
 
 fn read(stream: impl Read, started: Instant) -> Result<Turn> {
     let mut turn = Turn::default();
-    for line in BufReader::new(stream).lines() {
-        let line = line?;
-        let Some(data) = line.strip_prefix("data: ").filter(|data| *data != "[DONE]") else { continue };
-        let event: Value =
-            serde_json::from_str(data).with_context(|| format!("an event that is not JSON: {data}"))?;
-        if !event["error"].is_null() {
-            bail!("the stream broke off: {event}");
-        }
+    sse::events(stream, |event| {
         let words = event["choices"][0]["delta"]["content"].as_str().unwrap_or_default();
         if turn.text.is_empty() && !words.is_empty() {
             turn.ttft = started.elapsed().as_secs_f64();
@@ -74,7 +68,8 @@ fn read(stream: impl Read, started: Instant) -> Result<Turn> {
             turn.completion_tokens = tokens;
             turn.prompt_tokens = event["usage"]["prompt_tokens"].as_u64().unwrap_or_default();
         }
-    }
+        Ok(())
+    })?;
     if turn.text.is_empty() {
         bail!("the answer has no words");
     }

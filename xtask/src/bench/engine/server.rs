@@ -115,10 +115,11 @@ impl Drop for Server {
     }
 }
 
-/// A refusal is an answer, whose body says why.
+/// A refusal is an answer, whose body says why. Every request has a connection of its own: servers close idle
+/// ones when they like.
 pub(super) fn agent() -> ureq::Agent {
     let config = ureq::Agent::config_builder().http_status_as_error(false).timeout_global(Some(ANSWER));
-    config.build().new_agent()
+    config.max_idle_connections_per_host(0).build().new_agent()
 }
 
 fn free_port() -> Result<u16> {
