@@ -130,6 +130,17 @@ async fn files_that_do_not_fit_together_are_refused_before_memory_is_touched() {
 }
 
 #[tokio::test]
+async fn a_head_that_is_not_tied_has_to_be_there() {
+    // Its file has none, for it is the embeddings.
+    let untied =
+        |config: &mut Map<String, Value>| drop(config.insert("tie_word_embeddings".into(), json!(false)));
+    let LoadError::InvalidFile { file, cause, .. } = configured("falcon", untied).await else {
+        panic!("a file")
+    };
+    assert_eq!((file.as_str(), cause.as_str()), ("model.safetensors", "tensor lm_head.weight is missing"));
+}
+
+#[tokio::test]
 async fn a_mask_of_all_positions_is_bounded() {
     let error =
         configured("gpt_bigcode", |config| drop(config.insert("n_positions".into(), json!(1 << 20)))).await;

@@ -98,7 +98,10 @@ impl Form {
         let config = Value::Object(map);
         let asked = build_without_memory(entry, files, &for_context(entry, &config, 1))?;
         // A tensor that the forward passes over changes what the model says.
-        let passed_over = |name: &&str| !asked.tensors.contains_key(*name) && !is_computed(name);
+        // A head that is tied is the embeddings, whether a file has it once more or not.
+        let tied = config["tie_word_embeddings"] == true;
+        let known = |name: &str| is_computed(name) || (tied && name == "lm_head.weight");
+        let passed_over = |name: &&str| !asked.tensors.contains_key(*name) && !known(name);
         if let Some(other) = files.tensor_names().find(passed_over) {
             return Err(unsupported(format!("the tensor {other}")));
         }

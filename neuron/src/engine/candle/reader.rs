@@ -28,6 +28,8 @@ const EMBEDDINGS: [&str; 4] = [
 pub(super) struct Reader {
     files: Arc<Safetensors>,
     name: fn(&str) -> String,
+    /// Config.json does not say that the head is a matrix of its own.
+    may_be_tied: bool,
     mode: Mode,
 }
 
@@ -50,12 +52,17 @@ pub(super) struct Asked {
 impl Reader {
     pub(super) fn checking(files: Arc<Safetensors>, name: fn(&str) -> String) -> (Self, Arc<Mutex<Asked>>) {
         let asked = Arc::default();
-        (Self { files, name, mode: Mode::Check(Arc::clone(&asked)) }, asked)
+        (Self::new(files, name, Mode::Check(Arc::clone(&asked))), asked)
     }
 
     /// Every builder made from it shares what was read.
     pub(super) fn loading(files: Arc<Safetensors>, name: fn(&str) -> String) -> Self {
-        Self { files, name, mode: Mode::Load(Arc::default()) }
+        Self::new(files, name, Mode::Load(Arc::default()))
+    }
+
+    fn new(files: Arc<Safetensors>, name: fn(&str) -> String, mode: Mode) -> Self {
+        let may_be_tied = files.config()["tie_word_embeddings"] != false;
+        Self { files, name, may_be_tied, mode }
     }
 
     pub(super) fn builder(&self) -> VarBuilder<'static> {
@@ -69,7 +76,7 @@ impl Reader {
             return Some(own);
         }
         let embeddings = || EMBEDDINGS.into_iter().find(|name| self.files.dims(name).is_some());
-        HEADS.contains(&name).then(embeddings).flatten().map(str::to_owned)
+        (self.may_be_tied && HEADS.contains(&name)).then(embeddings).flatten().map(str::to_owned)
     }
 
     fn tensor(&self, name: &str) -> std::result::Result<(String, Tensor), FolderError> {
