@@ -78,7 +78,8 @@ async fn a_client_that_leaves_stops_its_answer() {
 #[tokio::test]
 async fn a_client_that_leaves_while_waiting_gives_up_its_place() {
     let hub = endless_hub();
-    let daemon = Daemon::start(hub.path(), "").await;
+    // Another would run beside it, and wait for a moment only.
+    let daemon = Daemon::start(hub.path(), "[engine]\nmax_sequences = 1").await;
     let client = daemon.load(TINY).await;
     let running = open(&client).await;
     {
