@@ -8,7 +8,7 @@ mod format;
 mod reader;
 mod value;
 
-use std::{collections::BTreeMap, fs::File, io::BufReader, path::Path};
+use std::{borrow::Cow, collections::BTreeMap, fs::File, io::BufReader, path::Path};
 
 pub use format::Format;
 pub use value::{Array, Value};
@@ -185,6 +185,17 @@ impl Header {
             Some(_) => {
                 Err(GgufError::WrongType { key: key.to_owned(), expected: "an array of whole numbers" })
             }
+        }
+    }
+
+    /// A required array of floats; whole numbers are taken for such.
+    pub fn floats(&self, key: &str) -> Result<Cow<'_, [f32]>, GgufError> {
+        match self.metadata.get(key) {
+            None => Err(GgufError::Missing(key.to_owned())),
+            Some(Value::Array(Array::Float(floats))) => Ok(floats.into()),
+            #[expect(clippy::cast_precision_loss, reason = "as the format's other readers take them")]
+            Some(Value::Array(Array::Int(numbers))) => Ok(numbers.iter().map(|n| *n as f32).collect()),
+            Some(_) => Err(GgufError::WrongType { key: key.to_owned(), expected: "an array of floats" }),
         }
     }
 }

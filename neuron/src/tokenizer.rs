@@ -11,12 +11,12 @@ mod pre;
 mod settings;
 mod special;
 mod spellings;
+mod spm;
 mod stream;
 
 pub(crate) use folder::FILE;
 pub use folder::MAX_TOKENIZER_BYTES;
 pub use guard::{Guard, MARK, Marked};
-pub use pre::supported;
 pub use stream::TextStream;
 
 use crate::{folder::FolderError, gguf::GgufError};
@@ -52,6 +52,12 @@ pub enum TokenizerError {
     File(#[from] GgufError),
     #[error(transparent)]
     Folder(#[from] FolderError),
+}
+
+/// Every tokenizer that is taken out of a GGUF file: the pre-tokenizers of byte-level vocabularies, and
+/// SentencePiece's own.
+pub fn supported() -> Vec<String> {
+    pre::names().chain([gguf::SPM]).map(str::to_owned).collect()
 }
 
 /// One model's tokenizer.

@@ -18,8 +18,19 @@ impl Registry {
         check_request(&request)?;
         let canonical = self.canonical(&request.model_id)?;
         if let Some(tp_size) = request.tensor_parallel.filter(|size| *size > 1) {
+            let cached = sources::resolve_cached(&self.config, &request.model_id)?;
+            let is_folder = cached.is_some_and(|resolved| resolved.path.is_dir());
+            let gguf_quants = match is_folder {
+                true => Vec::new(),
+                false => sources::quants(&self.config, &request.model_id).await?,
+            };
+            if gguf_quants.is_empty() {
+                let text =
+                    format!("tensor_parallel is {tp_size}, and there is one device here; leave it out");
+                return Err(LoadFailure::Request(text));
+            }
             return Err(LoadFailure::from(LoadError::TpRequiresSafetensors {
-                gguf_quants: sources::quants(&self.config, &request.model_id).await?,
+                gguf_quants,
                 model_id: request.model_id,
                 tp_size,
                 suggestion: "load it without tensor_parallel".to_owned(),

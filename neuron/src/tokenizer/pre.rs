@@ -12,6 +12,9 @@ const GPT2: &str = r"'s|'t|'re|'ve|'m|'ll|'d| ?\p{L}+| ?\p{N}+| ?[^\s\p{L}\p{N}]
 const QWEN2: &str = r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+";
 const LLAMA3: &str = r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}{1,3}| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+";
 
+/// A word of one case, or one that starts with capitals: Mistral's.
+const TEKKEN: &str = r"[^\r\n\p{L}\p{N}]?[\p{Lu}\p{Lt}\p{Lm}\p{Lo}\p{M}]*[\p{Ll}\p{Lm}\p{Lo}\p{M}]+|[^\r\n\p{L}\p{N}]?[\p{Lu}\p{Lt}\p{Lm}\p{Lo}\p{M}]+[\p{Ll}\p{Lm}\p{Lo}\p{M}]*|\p{N}| ?[^\s\p{L}\p{N}]+[\r\n/]*|\s*[\r\n]+|\s+(?!\S)|\s+";
+
 /// One way of splitting. The patterns apply in order, each to what the one before has left in pieces.
 pub(super) struct Rule {
     names: &'static [&'static str],
@@ -48,6 +51,7 @@ const RULES: &[Rule] = &[
         adds_bos: true,
     },
     Rule { names: &["glm4", "glm5"], patterns: &[LLAMA3], ignores_merges: true, adds_bos: false },
+    Rule { names: &["tekken"], patterns: &[TEKKEN], ignores_merges: true, adds_bos: true },
     Rule {
         names: &["default"],
         patterns: &[r"[\p{P}\$\+<=>\^~\|]+", GPT2, r"\p{N}+", r"[0-9][0-9][0-9]"],
@@ -68,12 +72,12 @@ pub(super) fn is_rule(pattern: &str) -> bool {
 
 /// The pattern by itself starts a word where [`cut`] cuts.
 pub(super) fn is_whole_rule(pattern: &str) -> bool {
-    [GPT2, QWEN2, LLAMA3].contains(&pattern)
+    [GPT2, QWEN2, LLAMA3, TEKKEN].contains(&pattern)
 }
 
 /// Every `tokenizer.ggml.pre` that is known.
-pub fn supported() -> Vec<String> {
-    RULES.iter().flat_map(|rule| rule.names).map(|name| (*name).to_owned()).collect()
+pub(super) fn names() -> impl Iterator<Item = &'static str> {
+    RULES.iter().flat_map(|rule| rule.names).copied()
 }
 
 impl Rule {
@@ -146,13 +150,14 @@ mod tests {
         check("gpt-2", "in 2024 it's", &["in", " 2024", " it", "'s"]);
         check("qwen2", "in 2024\n\nIt'S", &["in", " ", "2", "0", "2", "4", "\n\n", "It", "'S"]);
         check("llama-bpe", "a 12345", &["a", " ", "123", "45"]);
+        check("tekken", "aBcDE 12 fooBar/\n", &["a", "Bc", "DE", " ", "1", "2", " foo", "Bar", "/\n"]);
         check("default", "x=12345!", &["x", "=", "123", "45", "!"]);
         check("gpt-2", "a  b \n", &["a", " ", " b", " \n"]);
     }
 
     #[test]
     fn every_pattern_compiles_and_names_are_unique() {
-        let mut names = supported();
+        let mut names: Vec<_> = names().collect();
         RULES.iter().for_each(|rule| drop(rule.compile()));
         let count = names.len();
         names.sort();

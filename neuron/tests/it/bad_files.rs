@@ -91,7 +91,27 @@ async fn an_unknown_tokenizer() {
     let error = refusal(&with("tokenizer.ggml.pre", "klingon")).await;
     assert_eq!((&error["kind"], &error["tokenizer"]), (&json!("unsupported_tokenizer"), &json!("klingon")));
     assert!(error["supported"].as_array().unwrap().contains(&json!("smollm")));
-    check(&with("tokenizer.ggml.model", "llama"), "unsupported_tokenizer", "\"llama\"").await;
+    assert!(error["supported"].as_array().unwrap().contains(&json!("llama")));
+    check(&with("tokenizer.ggml.model", "t5"), "unsupported_tokenizer", "\"t5\"").await;
+}
+
+#[tokio::test]
+async fn a_sentencepiece_vocabulary_with_holes() {
+    let check = async |key: &str, value: Meta, expected: &str| {
+        let file = Gguf::spm("llama").with(key, value);
+        check(&file.bytes(), "invalid_file", expected).await;
+    };
+    check("tokenizer.ggml.scores", Meta::Floats(vec![0.0; 5]), "904 tokens have 5 scores").await;
+    check("tokenizer.ggml.scores", Meta::Floats(vec![f32::NAN; 904]), "no number").await;
+    check("tokenizer.ggml.scores", Meta::U32(1), "an array of floats").await;
+    // Without its bytes, a character that is no piece is the unknown token.
+    let mut file = Gguf::spm("llama").with("tokenizer.ggml.unknown_token_id", Meta::U32(904));
+    for (_, value) in &mut file.metadata {
+        if let Meta::Texts(texts) = value {
+            texts.iter_mut().for_each(|text| *text = text.replace("<0x", "<byte "));
+        }
+    }
+    self::check(&file.bytes(), "invalid_file", "unknown_token_id").await;
 }
 
 #[tokio::test]

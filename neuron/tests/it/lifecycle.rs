@@ -76,6 +76,12 @@ async fn what_preflight_refuses_has_a_kind_fields_and_words() {
     assert!(reply.status == 400 && words.contains("F32") && words.contains("Q8_0"), "{words}");
     let same = client.post("/models/load", json!({ "model_id": TINY, "quant": "F32" })).await;
     assert_eq!(same.status, 200);
+
+    // Safetensors could be split, were there devices.
+    crate::references::install(hub.path(), "qwen3");
+    let reply = client.post("/models/load", json!({ "model_id": "test/qwen3", "tensor_parallel": 2 })).await;
+    let words = reply.json()["error"].to_string();
+    assert!(reply.status == 400 && words.contains("one device"), "{words}");
 }
 
 #[tokio::test]

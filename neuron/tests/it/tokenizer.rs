@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 use neuron::{gguf::Header, tokenizer::Tokenizer};
 use serde_json::{Value, json};
 
-use crate::support;
+use crate::support::{self, Daemon, Gguf, Meta};
 
 #[test]
 fn ids_are_llama_cpps() {
@@ -36,6 +36,74 @@ fn decoding_undoes_encoding() {
             continue;
         }
         assert_eq!(tokenizer.decode(&tokenizer.encode_literal(text)), text);
+    }
+}
+
+/// The first token of the vocabulary that its users define.
+const DEFINED: u32 = 900;
+
+#[test]
+fn ids_of_sentencepiece_vocabularies_are_llama_cpps() {
+    let data = support::data("tokenizer-spm.json");
+    for (variant, adds_space) in [("prefixed", true), ("bare", false)] {
+        let file = Gguf::spm("llama").with("tokenizer.ggml.add_space_prefix", Meta::Bool(adds_space));
+        let tokenizer = Tokenizer::from_header(&Header::parse(&file.bytes()).unwrap()).unwrap();
+        for case in data[variant]["cases"].as_array().unwrap() {
+            let text = case["text"].as_str().unwrap();
+            let ids = tokenizer.encode_literal(text);
+            assert_eq!(ids, support::ids(&case["ids"]), "{variant}: {text:?}");
+            // After a token that users define there is a space of the tokenizer's own.
+            if adds_space && ids.iter().any(|id| *id >= DEFINED) {
+                continue;
+            }
+            // Its own mark of a space is a space to the vocabulary.
+            assert_eq!(tokenizer.decode(&ids), text.replace('\u{2581}', " "), "{variant}: {text:?}");
+        }
+        for case in data[variant]["special"].as_array().unwrap() {
+            let text = case["text"].as_str().unwrap();
+            assert_eq!(tokenizer.encode(text), support::ids(&case["ids"]), "{variant}: {text:?}");
+        }
+        let prompt = &data[variant]["prompt"];
+        assert_eq!(tokenizer.encode_prompt(prompt["text"].as_str().unwrap()), support::ids(&prompt["ids"]));
+    }
+}
+
+#[test]
+fn no_text_merges_into_a_control_token_or_a_byte() {
+    // Pieces that would make "</s>" and "<0x41>" of what users write.
+    let mut file = Gguf::spm("llama");
+    for (key, value) in &mut file.metadata {
+        match value {
+            Meta::Texts(texts) => texts.extend(["</", "s>", "<0", "x41", "x41>"].map(str::to_owned)),
+            Meta::Floats(scores) if key.ends_with("scores") => scores.extend([1.0; 5]),
+            Meta::Ints(kinds) => kinds.extend([1; 5]),
+            _ => {}
+        }
+    }
+    file.tensors.iter_mut().filter(|(name, ..)| name == "token_embd.weight").for_each(|t| t.1[1] += 5);
+    let tokenizer = Tokenizer::from_header(&Header::parse(&file.bytes()).unwrap()).unwrap();
+    for (text, other) in [("</s>", 2), ("<0x41>", 3 + 0x41)] {
+        let ids = tokenizer.encode_literal(text);
+        assert!(!ids.contains(&other), "{text}: {ids:?}");
+        assert_eq!(tokenizer.decode(&ids), text);
+    }
+    assert_eq!(tokenizer.encode("</s>"), [2]);
+}
+
+#[tokio::test]
+async fn models_with_sentencepiece_vocabularies_answer() {
+    let hub = tempfile::tempdir().unwrap();
+    for architecture in ["llama", "gemma3"] {
+        Gguf::spm(architecture).install(hub.path(), architecture);
+        let daemon = Daemon::start(hub.path(), "").await;
+        let model = format!("test/{architecture}");
+        let client = daemon.load(&model).await;
+        let body = json!({ "model": model, "messages": [{ "role": "user", "content": "Hello wörld" }], "max_tokens": 8 });
+        let answer = client.post("/v1/chat/completions", body).await;
+        assert_eq!(answer.status, 200, "{}", answer.json());
+        // The start token, a space in front and what follows.
+        assert!(answer.json()["usage"]["prompt_tokens"].as_u64().unwrap() > 4);
+        daemon.stop().await;
     }
 }
 

@@ -24,6 +24,8 @@ pub(crate) enum Meta {
     Text(String),
     Texts(Vec<String>),
     Ints(Vec<i32>),
+    Floats(Vec<f32>),
+    Bool(bool),
 }
 
 /// A file before it is written.
@@ -75,6 +77,30 @@ impl Gguf {
             "gemma3" => tiny.with_number("gemma3.attention.sliding_window", 40),
             _ => tiny,
         }
+    }
+
+    /// A model of `architecture` with the SentencePiece vocabulary of `tokenizer-spm.json`.
+    pub(crate) fn spm(architecture: &str) -> Self {
+        let data = super::data("tokenizer-spm.json");
+        let tokens = data["tokens"].as_array().unwrap();
+        let column = |n: usize| tokens.iter().map(move |token| &token[n]);
+        #[expect(clippy::cast_possible_truncation, reason = "they were single floats")]
+        let scores = column(1).map(|score| score.as_f64().unwrap() as f32).collect();
+        let kinds = column(2).map(|kind| i32::try_from(kind.as_i64().unwrap()).unwrap()).collect();
+        let mut spm = Self::tiny(architecture)
+            .with_text("tokenizer.ggml.model", "llama")
+            .with(
+                "tokenizer.ggml.tokens",
+                Meta::Texts(column(0).map(|t| t.as_str().unwrap().to_owned()).collect()),
+            )
+            .with("tokenizer.ggml.scores", Meta::Floats(scores))
+            .with("tokenizer.ggml.token_type", Meta::Ints(kinds))
+            .with_number("tokenizer.ggml.bos_token_id", 1)
+            .with_number("tokenizer.ggml.eos_token_id", 2)
+            .with_number("tokenizer.ggml.unknown_token_id", 0);
+        spm.metadata.retain(|(key, _)| key != "tokenizer.ggml.merges");
+        spm.tensors = tensors(architecture, tokens.len() as u64);
+        spm
     }
 
     /// Replaces or adds a metadata value.
@@ -237,6 +263,16 @@ fn put_value(out: &mut Vec<u8>, value: &Meta) {
             out.extend(5u32.to_le_bytes());
             out.extend((ints.len() as u64).to_le_bytes());
             ints.iter().for_each(|n| out.extend(n.to_le_bytes()));
+        }
+        Meta::Floats(floats) => {
+            kind(9);
+            out.extend(6u32.to_le_bytes());
+            out.extend((floats.len() as u64).to_le_bytes());
+            floats.iter().for_each(|x| out.extend(x.to_le_bytes()));
+        }
+        Meta::Bool(bool) => {
+            kind(7);
+            out.push(u8::from(*bool));
         }
     }
 }
