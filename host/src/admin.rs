@@ -1,11 +1,14 @@
 //! What operators see: `/admin/*` on a listener of its own, and metrics on another.
 
+mod operate;
+
+use crate::fleet::pinned_too_large;
 use crate::gateway::Gateway;
 use axum::extract::{Path, State};
 use axum::http::{StatusCode, header};
 use axum::response::{IntoResponse, Response};
-use axum::routing::get;
-use axum::{Json, Router};
+use axum::routing::{get, post};
+use axum::{Json, Router, middleware};
 use serde_json::{Value, json};
 use std::sync::Arc;
 
@@ -17,7 +20,8 @@ pub fn metrics_router(gateway: &Arc<Gateway>) -> Router {
     Router::new().route("/metrics", get(render)).with_state(gateway.clone())
 }
 
-/// `GET /admin/status`, `/admin/requests`, `/admin/requests/{id}`, `/admin/policies`
+/// `GET /admin/status`, `/admin/requests`, `/admin/requests/{id}`, `/admin/policies`; `POST /admin/load`,
+/// `/admin/unload`, `/admin/drain`, `/admin/pin`
 pub fn admin_router(gateway: &Arc<Gateway>) -> Router {
     Router::new()
         .route("/admin/status", get(async |State(gateway): State<Arc<Gateway>>| Json(status(&gateway))))
@@ -26,7 +30,12 @@ pub fn admin_router(gateway: &Arc<Gateway>) -> Router {
             get(async |State(gateway): State<Arc<Gateway>>| Json(gateway.recent.list())),
         )
         .route("/admin/requests/{id}", get(request))
+        .route("/admin/load", post(operate::load))
+        .route("/admin/unload", post(operate::unload))
+        .route("/admin/drain", post(operate::drain))
+        .route("/admin/pin", post(operate::pin))
         .route("/admin/policies", get(async |State(gateway): State<Arc<Gateway>>| Json(policies(&gateway))))
+        .layer(middleware::from_fn(operate::not_from_a_page))
         .with_state(gateway.clone())
 }
 
@@ -53,16 +62,19 @@ pub fn status(gateway: &Gateway) -> Value {
                 .map(|info| {
                     let load = view.health.models.iter().find(|m| m.id == info.id);
                     json!({"id": info.id, "status": info.status, "devices": info.devices,
+                           "pinned": gateway.is_pinned(&info.id),
                            "vram_used_mb": info.vram_used_mb, "servable": info.servable,
                            "in_flight": load.map(|l| l.in_flight), "queue_depth": load.map(|l| l.queue_depth)})
                 })
                 .collect();
             json!({"name": view.node.name, "endpoint": view.node.peer.endpoint, "state": view.state,
-                   "error": view.error, "uptime_secs": view.health.uptime_secs,
+                   "draining": view.node.draining(), "error": view.error, "uptime_secs": view.health.uptime_secs,
                    "hostname": view.discovery.hostname, "devices": devices(view), "models": models,
                    "cuda_unavailable_reason": view.discovery.cuda_unavailable_reason})
         })
         .collect();
+    let mut doubts = config.catalogue.doubts();
+    doubts.extend(pinned_too_large(&fleet, &config));
     let reload = gateway.last_reload().map(|outcome| match outcome {
         Ok(changed) => json!({"ok": true, "changed": changed}),
         Err(error) => json!({"ok": false, "error": error.to_string()}),
@@ -73,8 +85,14 @@ pub fn status(gateway: &Gateway) -> Value {
         "config": {"files": config.files, "last_reload": reload},
         "routing_policy": config.routing_policy,
         "eviction_policy": config.eviction_policy,
+        "doubts": doubts,
         "nodes": nodes,
         "loads": gateway.loads.status(),
+        "queues": gateway.loads.crowded().iter().map(|desk| json!({
+            "model": desk.model(), "waiting": desk.waiting(),
+            "oldest_secs": desk.longest_wait().map(|wait| wait.as_secs_f64()),
+        })).collect::<Vec<_>>(),
+        "pins": &*gateway.fleet.pins(),
         "policies": gateway.policies.table().status(),
         "models": config.catalogue.models().map(|m| &m.id).collect::<Vec<_>>(),
     })

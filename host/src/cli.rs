@@ -1,6 +1,8 @@
 //! The command line.
 
 mod check;
+mod operate;
+mod plan;
 mod policy;
 mod serve;
 mod status;
@@ -24,8 +26,18 @@ enum Command {
     Serve(ConfigArg),
     /// Show nodes, models, loads and policies of a running gateway
     Status(status::Args),
+    /// Load a model now
+    Load(operate::LoadArgs),
+    /// Unload a model
+    Unload(operate::UnloadArgs),
+    /// Give a neuron nothing new
+    Drain(operate::DrainArgs),
+    /// Keep a model from being unloaded for another
+    Pin(operate::PinArgs),
     /// Validate configuration, catalogue and policies
     Check(ConfigArg),
+    /// Say what a reload would change
+    Plan(plan::Args),
     /// Work on policies
     #[command(subcommand)]
     Policy(policy::Command),
@@ -43,6 +55,11 @@ pub fn run(cli: Cli) -> anyhow::Result<()> {
     match cli.command {
         Command::Serve(args) => serve::run(&args.config),
         Command::Status(args) => status::run(&args),
+        Command::Load(args) => operate::load(&args),
+        Command::Unload(args) => operate::unload(&args),
+        Command::Drain(args) => operate::drain(&args),
+        Command::Pin(args) => operate::pin(&args),
+        Command::Plan(args) => plan::run(&args),
         Command::Check(args) => check::run(&args.config),
         Command::Policy(command) => policy::run(&command),
     }

@@ -30,6 +30,8 @@ pub struct Config {
     pub keepalive_after: Duration,
     /// A request that waited this long for a model, or for a node to begin its answer, gets a 503.
     pub max_wait: Duration,
+    /// Requests that wait for one model at most; past it one gets a 429.
+    pub max_waiting: usize,
     /// An upstream stream that is silent for this long is broken.
     pub stall_timeout: Duration,
     /// What running requests get at shutdown.
@@ -49,6 +51,8 @@ pub struct Config {
     pub eviction_policy: String,
     /// Ask a node to give cached memory back after this many loads; 0 = never.
     pub defrag_after_cycles: u32,
+    /// Requests that waited this long for a model have others drained for it, where no idle one can go.
+    pub eviction_patience: Duration,
     pub neurons: Vec<Neuron>,
     pub catalogue: Catalogue,
     /// Files that this came from, to be watched.
@@ -68,6 +72,7 @@ pub struct Neuron {
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Key {
     pub name: String,
+    pub priority: crate::fleet::Priority,
     /// SHA-256 of the key: comparing digests tells nothing of the key by its timing.
     pub sha256: [u8; 32],
 }
@@ -130,10 +135,11 @@ impl Config {
             ));
         }
         let judgement = policies::validate(policies, routing, base)?;
-        let seconds = |name: &str, value: f64| {
+        let time = |section: &str, name: &str, value: f64| {
             Duration::try_from_secs_f64(value)
-                .map_err(|_| format!("gateway.{name}: {value} is not a time in seconds"))
+                .map_err(|_| format!("{section}.{name}: {value} is not a time in seconds"))
         };
+        let seconds = |name: &str, value: f64| time("gateway", name, value);
         Ok(Self {
             listen: gateway.listen,
             metrics_listen: gateway.metrics_listen,
@@ -142,6 +148,7 @@ impl Config {
             body_timeout: seconds("body_timeout_secs", gateway.body_timeout_secs)?,
             keepalive_after: seconds("keepalive_after_secs", gateway.keepalive_after_secs)?,
             max_wait: seconds("max_wait_secs", gateway.max_wait_secs)?,
+            max_waiting: gateway.max_waiting.max(1),
             stall_timeout: seconds("stall_timeout_secs", gateway.stall_timeout_secs)?,
             drain: seconds("drain_secs", gateway.drain_secs)?,
             poll_interval: seconds("poll_interval_secs", gateway.poll_interval_secs)?
@@ -156,6 +163,7 @@ impl Config {
             canary: judgement.canary,
             eviction_policy: eviction.strategy,
             defrag_after_cycles: eviction.defrag_after_cycles,
+            eviction_patience: time("eviction", "patience_secs", eviction.patience_secs)?,
             neurons,
             catalogue,
             files: Vec::new(),
@@ -179,6 +187,7 @@ impl Config {
         note(self.body_timeout != new.body_timeout, "gateway.body_timeout_secs");
         note(self.keepalive_after != new.keepalive_after, "gateway.keepalive_after_secs");
         note(self.max_wait != new.max_wait, "gateway.max_wait_secs");
+        note(self.max_waiting != new.max_waiting, "gateway.max_waiting");
         note(self.stall_timeout != new.stall_timeout, "gateway.stall_timeout_secs");
         note(self.drain != new.drain, "gateway.drain_secs");
         note(self.poll_interval != new.poll_interval, "gateway.poll_interval_secs");
@@ -190,6 +199,7 @@ impl Config {
         note(self.policy_cache != new.policy_cache, "policy cache (this needs a restart)");
         note(self.eviction_policy != new.eviction_policy, "eviction strategy");
         note(self.defrag_after_cycles != new.defrag_after_cycles, "eviction.defrag_after_cycles");
+        note(self.eviction_patience != new.eviction_patience, "eviction.patience_secs");
         let addresses = |c: &Self| (c.listen, c.metrics_listen, c.admin_listen);
         note(addresses(self) != addresses(new), "listen addresses (these need a restart)");
         // A key that is missing above is in force all the same, and is not passed over in silence.
@@ -228,7 +238,7 @@ fn key(raw: raw::Key, env: impl Fn(&str) -> Option<String>) -> Result<Key, Strin
         }
         _ => return Err(format!("keys.{}: exactly one of key_env and sha256 is needed", raw.name)),
     };
-    Ok(Key { name: raw.name, sha256 })
+    Ok(Key { name: raw.name, priority: raw.priority, sha256 })
 }
 
 fn parse_sha256(hex: &str) -> Option<[u8; 32]> {

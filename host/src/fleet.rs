@@ -1,6 +1,11 @@
 //! What is known of the nodes: one immutable snapshot that readers never lock.
 
+mod desk;
+mod dispatch;
 mod evict;
+mod hosts;
+mod index;
+mod keeper;
 mod listen;
 mod load;
 mod node;
@@ -8,15 +13,27 @@ mod place;
 mod plan;
 mod poll;
 mod prefixes;
+mod queue;
+mod standing;
+mod usage;
 
-pub use load::{Job, JobStatus, LoadFailure, Loads};
-pub use node::{ModelUse, Node, NodeState, NodeView, Seat};
-pub use place::{NodeModel, facts, find, readiness};
+pub use desk::Desk;
+pub use dispatch::{Ask, Denied, Granted, Routed};
+pub use hosts::{Answer, Hosts, Shift};
+pub use keeper::Keeper;
+pub use listen::{Deaf, Listener};
+pub use load::{Job, JobStatus, LoadFailure, Loads, Why};
+pub use node::{Draining, Node, NodeState, NodeView};
+pub use place::{NodeModel, cached, facts, find, readiness, why_nobody};
 pub use poll::Pollers;
 pub use prefixes::Conversation;
+pub use queue::Priority;
+pub use standing::pinned_too_large;
+pub use usage::{ModelUse, Seat};
 
 use crate::policy::Topology;
 use arc_swap::ArcSwap;
+use std::collections::BTreeSet;
 use std::sync::{Arc, Mutex};
 use tokio::sync::watch;
 
@@ -34,11 +51,18 @@ pub struct FleetState {
     /// Writers take turns: each makes its snapshot from the one before.
     writing: Mutex<u64>,
     changed: watch::Sender<()>,
+    /// Models that an operator has pinned until the next restart.
+    pins: ArcSwap<BTreeSet<String>>,
 }
 
 impl Default for FleetState {
     fn default() -> Self {
-        Self { current: ArcSwap::default(), writing: Mutex::new(0), changed: watch::Sender::new(()) }
+        Self {
+            current: ArcSwap::default(),
+            writing: Mutex::new(0),
+            changed: watch::Sender::new(()),
+            pins: ArcSwap::default(),
+        }
     }
 }
 
@@ -72,11 +96,44 @@ impl FleetState {
         let old = self.now();
         let mut nodes = old.nodes.clone();
         if let Some(slot) = nodes.iter_mut().find(|v| Arc::ptr_eq(&v.node, node)) {
-            change(Arc::make_mut(slot));
+            let view = Arc::make_mut(slot);
+            change(view);
+            view.reindex();
         }
         self.current.store(Arc::new(Fleet { nodes, topology: old.topology.clone() }));
         drop(epoch);
         self.changed.send_replace(());
+    }
+
+    /// Whether a node of that name answers.
+    pub fn node_is_up(&self, name: &str) -> bool {
+        self.now().node(name).is_some_and(|view| view.state == NodeState::Up)
+    }
+
+    /// Whoever waits looks again: what they look at is not in the snapshot.
+    pub fn touch(&self) {
+        self.changed.send_replace(());
+    }
+
+    pub fn is_pinned(&self, model: &str) -> bool {
+        self.pins.load().contains(model)
+    }
+
+    pub fn pins(&self) -> Arc<BTreeSet<String>> {
+        self.pins.load_full()
+    }
+
+    /// Until the next restart; what the catalogue pins is pinned besides.
+    pub fn pin(&self, model: &str, pinned: bool) {
+        let _turn = self.lock();
+        let mut pins = BTreeSet::clone(&self.pins.load());
+        if pinned {
+            pins.insert(model.to_owned());
+        } else {
+            pins.remove(model);
+        }
+        self.pins.store(Arc::new(pins));
+        self.touch();
     }
 
     fn lock(&self) -> std::sync::MutexGuard<'_, u64> {

@@ -2,7 +2,7 @@
 
 use crate::config::{Config, ConfigError};
 use crate::decide::Decider;
-use crate::fleet::{FleetState, Loads, Pollers};
+use crate::fleet::{FleetState, Hosts, Keeper, Loads, Pollers, pinned_too_large};
 use crate::metrics::Metrics;
 use crate::policy::{PolicyEngine, Registry, limits};
 use crate::request::Recent;
@@ -52,25 +52,27 @@ impl Gateway {
         let decider = Arc::new(Decider::new(policies.clone(), metrics.clone())?);
         let (tasks, shutdown) = (TaskTracker::new(), CancellationToken::new());
         let (fleet, upstream) = (Arc::new(FleetState::default()), Upstream::default());
+        let hosts: Arc<dyn Hosts> = Arc::new(upstream.clone());
         let config = Arc::new(ArcSwap::from_pointee(config));
         let pollers = Pollers::new(
             fleet.clone(),
-            upstream.clone(),
+            hosts.clone(),
             metrics.clone(),
             config.clone(),
             tasks.clone(),
             shutdown.clone(),
         );
         pollers.apply(&config.load());
-        say_what_is_idle(&config.load());
+        say_doubts(&config.load());
         let loads = Arc::new(Loads::new(
             fleet.clone(),
-            upstream.clone(),
+            hosts,
             decider.clone(),
             metrics.clone(),
             config.clone(),
             tasks.clone(),
         ));
+        tasks.spawn(Keeper::new(loads.clone(), tasks.clone()).run(shutdown.clone()));
         Ok(Arc::new(Self {
             config,
             fleet,
@@ -109,7 +111,10 @@ impl Gateway {
             let new = Arc::new(new);
             self.config.store(new.clone());
             self.pollers.apply(&new);
-            say_what_is_idle(&new);
+            say_doubts(&new);
+            for doubt in pinned_too_large(&self.fleet.now(), &new) {
+                tracing::warn!("{doubt}");
+            }
             Some(changes.join(", "))
         });
         let mut last = self.last_reload.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
@@ -135,15 +140,22 @@ impl Gateway {
         *last = outcome.transpose();
     }
 
+    /// By the catalogue or by an operator. `name`: a node's for the model.
+    pub fn is_pinned(&self, name: &str) -> bool {
+        let config = self.config.load();
+        let pinned = config.catalogue.on_node(name).is_some_and(|model| model.pinned);
+        pinned || self.fleet.is_pinned(config.catalogue.id_of(name))
+    }
+
     /// What the last reload changed or why it failed; `None` before the first.
     pub fn last_reload(&self) -> Option<Result<String, ConfigError>> {
         self.last_reload.lock().unwrap_or_else(std::sync::PoisonError::into_inner).clone()
     }
 }
 
-/// Keys that are accepted and change nothing must not look as if they did.
-fn say_what_is_idle(config: &Config) {
-    for (key, models) in config.catalogue.not_acted_on() {
-        tracing::warn!(models = models.join(", "), "not acted on yet: {key}");
+/// What is allowed and may not be meant.
+fn say_doubts(config: &Config) {
+    for doubt in config.catalogue.doubts() {
+        tracing::warn!("{doubt}");
     }
 }

@@ -22,6 +22,12 @@ pub struct Metrics {
     pub cached_prompt_tokens: IntCounterVec,
     /// {model}
     pub completion_tokens: IntCounterVec,
+    /// {model, priority}, seconds that requests waited for a seat
+    pub queue_wait: HistogramVec,
+    /// {model}: requests that wait
+    pub queue_depth: IntGaugeVec,
+    /// {model}: predicted minus actual tokens of a prompt that a cache held
+    pub prefix_prediction_error: HistogramVec,
     /// {model}, seconds that requests waited for a load
     pub cold_wait: HistogramVec,
     /// {model, node, outcome}
@@ -67,6 +73,8 @@ pub struct PolicyMeters {
 const SECONDS: &[f64] = &[0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 60.0, 300.0];
 /// Seconds; a decision takes microseconds.
 const DECISION_SECONDS: &[f64] = &[1e-6, 2e-6, 5e-6, 1e-5, 2e-5, 5e-5, 1e-4, 1e-3, 5e-3, 5e-2];
+/// Tokens more, and fewer, than predicted.
+const TOKENS_OFF: &[f64] = &[-1024.0, -128.0, -16.0, 0.0, 16.0, 128.0, 1024.0, 8192.0];
 /// Tokens a second of one stream.
 const RATES: &[f64] = &[1.0, 2.0, 5.0, 10.0, 20.0, 40.0, 60.0, 80.0, 120.0, 160.0, 240.0, 480.0];
 
@@ -121,6 +129,19 @@ impl Metrics {
                 &["model"],
             )?,
             completion_tokens: counter("cortex_completion_tokens_total", "Tokens of answers.", &["model"])?,
+            queue_wait: histogram(
+                "cortex_queue_wait_seconds",
+                "What requests waited for a seat at a model.",
+                &["model", "priority"],
+                SECONDS,
+            )?,
+            queue_depth: gauge("cortex_queue_depth", "Requests that wait for a seat.", &["model"])?,
+            prefix_prediction_error: histogram(
+                "cortex_prefix_prediction_error_tokens",
+                "Tokens of a prompt that a cache was taken to hold, less those that it held.",
+                &["model"],
+                TOKENS_OFF,
+            )?,
             cold_wait: histogram(
                 "cortex_cold_wait_seconds",
                 "What requests waited for a model to load.",

@@ -51,7 +51,7 @@ pub mod limits {
     /// A whole request or response, besides [`PER_MIB`].
     pub const MESSAGE: Duration = Duration::from_millis(50);
     /// Added to [`MESSAGE`] for each MiB of body.
-    pub const PER_MIB: Duration = Duration::from_millis(10);
+    pub const PER_MIB: Duration = Duration::from_millis(40);
     /// Configure and self-test, each.
     pub const SETUP: Duration = Duration::from_millis(250);
     /// Linear memory, in bytes; translators may use four times the largest body more: a ceiling, not a

@@ -70,6 +70,7 @@ pub(crate) fn router(app: Arc<App>) -> Router {
         .route("/models/load", post(lifecycle::load))
         .route("/models/unload", post(lifecycle::unload))
         .route("/models/{*path}", get(lifecycle::about))
+        .route("/defrag", post(lifecycle::defrag))
         .route("/tokenize", post(tokenize::tokenize))
         .route("/v1/chat/completions", post(chat::chat))
         .route("/v1/completions", post(completions::completions))

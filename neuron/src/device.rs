@@ -35,6 +35,8 @@ pub enum Failure {
     QueueTimeout,
     #[error("the model is not loaded")]
     NotLoaded,
+    #[error("the model was unloaded while the request ran")]
+    Cut,
     #[error("the client took nothing of its answer for a minute")]
     Stalled,
     /// The library's own words.
@@ -50,6 +52,8 @@ pub(crate) enum Control {
     Load(Box<Load>),
     /// Answered when the last sequence of the model has ended and its memory is back.
     Unload(ModelKey, oneshot::Sender<()>),
+    /// Ends every sequence of the model.
+    Cut(ModelKey),
     Generate(Box<Sequence>),
     Mark(Box<Marked>),
     /// Ends every sequence and then the thread.
@@ -126,6 +130,11 @@ impl DeviceHandle {
         let (reply, answer) = oneshot::channel();
         self.controls.send(Control::Unload(key, reply)).await.map_err(|_| Unavailable::Gone)?;
         answer.await.map_err(|_| Unavailable::Gone)
+    }
+
+    /// Ends every sequence of the model, with an error, before its memory is asked for.
+    pub(crate) async fn cut(&self, key: ModelKey) -> Result<(), Unavailable> {
+        self.controls.send(Control::Cut(key)).await.map_err(|_| Unavailable::Gone)
     }
 
     /// Starts a sequence. Dropping the receiver cancels it within one step.

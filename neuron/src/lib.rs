@@ -17,6 +17,7 @@ pub mod gguf;
 mod host;
 pub mod memory;
 pub mod preflight;
+mod progress;
 mod registry;
 pub mod safetensors;
 pub mod server;

@@ -40,7 +40,7 @@ pub fn check(model_id: &str, path: &Path, max_context: u64) -> Result<Checked, L
     let (weights, plan, text) = if path.is_dir() {
         let files = Arc::new(Safetensors::open(path).map_err(|e| refuse.folder(&e))?);
         let plan = Blueprint::from_safetensors(&files).map_err(|e| refuse.shape(e))?;
-        (Weights::Safetensors(files), plan, text()?)
+        (Weights::safetensors(files), plan, text()?)
     } else {
         let header = Header::open(path).map_err(|e| refuse.file(&e))?;
         let plan = Blueprint::from_header(&header).map_err(|e| refuse.shape(e))?;
@@ -49,7 +49,7 @@ pub fn check(model_id: &str, path: &Path, max_context: u64) -> Result<Checked, L
             return Err(refuse.quant(name, &tensor.format.name()));
         }
         let text = TextModel::from_header(&header).map_err(|e| refuse.text_error(e))?;
-        let weights = Weights::Gguf { path: path.to_owned(), header: Arc::new(header) };
+        let weights = Weights::gguf(path.to_owned(), Arc::new(header));
         (weights, plan, Arc::new(text))
     };
     let context = plan.context(max_context);

@@ -7,20 +7,22 @@ mod memory;
 
 use std::{
     collections::BTreeMap,
-    sync::{Arc, Mutex, MutexGuard, PoisonError},
+    sync::{Arc, Mutex, MutexGuard, PoisonError, atomic::AtomicU64},
 };
 
-use neuron_protocol::{Activation, LoadError, model_id::ModelId};
+use neuron_protocol::{Activation, LoadError, LoadProgress, StillNeeded, model_id::ModelId};
 use tokio::sync::watch;
 use tokio_util::task::TaskTracker;
 
-pub(crate) use entry::{Ready, State};
+pub(crate) use entry::{Ready, State, millis};
 
 use crate::{config::Config, device::DeviceHandle, preflight, sources, text::TextModel};
 use entry::Entry;
 
 /// Text sides of models that are not loaded, kept for counting tokens; the oldest goes first.
 const MAX_TEXTS: usize = 4;
+/// Failed loads that are remembered.
+const MAX_FAILURES: usize = 32;
 
 /// All models of the daemon.
 pub(crate) struct Registry {
@@ -32,6 +34,10 @@ pub(crate) struct Registry {
     load_turn: tokio::sync::Mutex<()>,
     texts: Mutex<Vec<(String, Arc<TextModel>)>>,
     activation: Mutex<Activation>,
+    /// How loads failed that nobody may have waited for, numbered, the newest last.
+    failures: Mutex<Vec<(u64, String, LoadFailure)>>,
+    /// Loads that ended well, to number them.
+    generations: AtomicU64,
     tasks: TaskTracker,
     /// Fires when a model's state has changed.
     changed: watch::Sender<()>,
@@ -49,6 +55,22 @@ pub(crate) enum LoadFailure {
     /// While reading the weights.
     #[error("{0}")]
     Engine(String),
+}
+
+/// Why a model is still there.
+#[derive(Debug, thiserror::Error)]
+pub(crate) enum UnloadFailure {
+    /// A condition of the request does not hold.
+    #[error("it is still needed")]
+    StillNeeded(StillNeeded),
+    #[error(transparent)]
+    Failed(#[from] LoadFailure),
+}
+
+impl From<StillNeeded> for UnloadFailure {
+    fn from(cause: StillNeeded) -> Self {
+        Self::StillNeeded(cause)
+    }
 }
 
 /// A model that requests cannot use now.
@@ -71,6 +93,8 @@ impl Registry {
             load_turn: tokio::sync::Mutex::default(),
             texts: Mutex::default(),
             activation: Mutex::default(),
+            failures: Mutex::default(),
+            generations: AtomicU64::new(0),
             tasks: TaskTracker::new(),
             changed: watch::Sender::new(()),
         })
@@ -104,6 +128,27 @@ impl Registry {
     /// Every entry with its state, by id.
     pub(crate) fn list(&self) -> Vec<(String, State)> {
         self.entries().values().map(|entry| (entry.id.clone(), entry.state())).collect()
+    }
+
+    /// How far the loads are that are under way, by id.
+    pub(crate) fn loading(&self) -> Vec<LoadProgress> {
+        let entries = self.entries();
+        let loading = entries.values().filter(|entry| matches!(entry.state(), State::Loading));
+        loading.map(|entry| entry.progress.of(&entry.id)).collect()
+    }
+
+    /// The last loads that failed, after the one of that number: number, model, and how.
+    pub(crate) fn failures_after(&self, seen: u64) -> Vec<(u64, String, LoadFailure)> {
+        lock(&self.failures).iter().filter(|(number, ..)| *number > seen).cloned().collect()
+    }
+
+    fn note_failure(&self, id: &str, failure: &LoadFailure) {
+        let mut failures = lock(&self.failures);
+        let number = failures.last().map_or(0, |(number, ..)| *number) + 1;
+        failures.push((number, id.to_owned(), failure.clone()));
+        if failures.len() > MAX_FAILURES {
+            failures.remove(0);
+        }
     }
 
     /// The text side of a model, loaded or only cached; never touches the network. `None`: neither.

@@ -5,12 +5,13 @@ mod choose;
 mod folder;
 mod hub;
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use neuron_protocol::{LoadError, model_id::ModelId};
 
 use crate::{
     config::{Config, Source},
+    progress::Progress,
     safetensors,
 };
 use choose::Choice;
@@ -41,6 +42,16 @@ struct Place<'a> {
 
 /// The model's files, out of the cache or, failing that, over the network.
 pub async fn resolve(config: &Config, id: &str, quant: Option<&str>) -> Result<Resolved, LoadError> {
+    resolve_watched(config, id, quant, &Progress::default()).await
+}
+
+/// As [`resolve`], telling what is downloaded.
+pub(crate) async fn resolve_watched(
+    config: &Config,
+    id: &str,
+    quant: Option<&str>,
+    progress: &Progress,
+) -> Result<Resolved, LoadError> {
     let place = place(config, id)?;
     match cached_at(&place, quant) {
         Ok(Some(path)) => return Ok(place.resolved(path)),
@@ -55,8 +66,8 @@ pub async fn resolve(config: &Config, id: &str, quant: Option<&str>) -> Result<R
     }
     let files = hub::list(id, &place.parts, place.source).await?;
     let path = match choose::weights(id, &files, quant, choose::is_folder(&files))? {
-        Choice::File(file) => hub::fetch(id, &place.parts, place.source, file).await?,
-        Choice::Folder => folder::fetch(id, &place.parts, place.source, &files).await?,
+        Choice::File(file) => hub::fetch(id, &place.parts, place.source, file, progress).await?,
+        Choice::Folder => folder::fetch(id, &place.parts, place.source, &files, progress).await?,
     };
     Ok(place.resolved(path))
 }
@@ -73,6 +84,17 @@ pub async fn quants(config: &Config, id: &str) -> Result<Vec<String>, LoadError>
         return Err(place.offline());
     }
     Ok(choose::quants(&hub::list(id, &place.parts, place.source).await?))
+}
+
+/// Bytes of the weights at `path`, a GGUF file or a folder; 0 where they cannot be told.
+pub(crate) fn size_of(path: &Path) -> u64 {
+    let len = |path: &Path| std::fs::metadata(path).map_or(0, |meta| meta.len());
+    let Ok(entries) = std::fs::read_dir(path) else { return len(path) };
+    let files = entries.flatten().map(|entry| entry.path());
+    files
+        .filter(|file| file.extension().is_some_and(|kind| kind == "safetensors"))
+        .map(|file| len(&file))
+        .sum()
 }
 
 /// The file is what a request for `quant` means.
@@ -138,7 +160,7 @@ mod tests {
 
     use super::*;
 
-    fn config(dir: &std::path::Path) -> Config {
+    fn config(dir: &Path) -> Config {
         let text = format!("[sources.huggingface]\ncache_dir = {dir:?}\noffline = true\n");
         Config::parse(&text, "test", &|_| None).unwrap()
     }

@@ -18,6 +18,8 @@ pub(crate) struct Args {
 enum Name {
     /// What policies cost: decisions, events, swaps, loops
     Policy,
+    /// What the gateway's control plane costs: cold loads, reloads, decisions; and swaps that it spares
+    Fleet,
     /// neuron's engine beside llama.cpp, which is built for it: needs a C++ compiler and 20 quiet minutes
     Engine,
 }
@@ -27,19 +29,22 @@ pub(crate) fn run(args: &Args) -> Result<()> {
     fs::create_dir_all(&out)?;
     let name = match args.name {
         Name::Policy => "policy",
+        Name::Fleet => "fleet",
         Name::Engine => "engine",
     };
     let file = out.join(format!("{name}.json"));
     match args.name {
-        Name::Policy => policy(&file)?,
+        Name::Policy => of_host("policy", &file)?,
+        Name::Fleet => of_host("fleet", &file)?,
         Name::Engine => engine::run(&args.engine, &file)?,
     }
     println!("written to {}", file.strip_prefix(paths::root()).unwrap_or(&file).display());
     Ok(())
 }
 
-fn policy(file: &Path) -> Result<()> {
+/// One of the benches of host/benches.
+fn of_host(name: &str, file: &Path) -> Result<()> {
     setup::run(&setup::Args { all: false })?;
-    let mut cargo = sh::cargo(&["bench", "--quiet", "--locked", "-p", "cortex", "--bench", "policy"]);
+    let mut cargo = sh::cargo(&["bench", "--quiet", "--locked", "-p", "cortex", "--bench", name]);
     sh::run(cargo.env("CORTEX_BENCH_OUT", file))
 }

@@ -11,8 +11,8 @@ pub(super) fn run(path: &Path) -> anyhow::Result<()> {
     println!("{}: ok", path.display());
     println!("  neurons: {}", config.neurons.iter().map(|n| n.name.as_str()).collect::<Vec<_>>().join(", "));
     println!("  models: {}", config.catalogue.models().count());
-    for (key, models) in config.catalogue.not_acted_on() {
-        println!("  note: not acted on yet: {key} ({})", models.join(", "));
+    for doubt in config.catalogue.doubts() {
+        println!("  note: {doubt}");
     }
     let registry = Registry::new(Arc::new(PolicyEngine::new(None, 32 << 20)?), Arc::new(Metrics::new()?));
     registry.configure(config.policies.clone());

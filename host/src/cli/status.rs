@@ -9,34 +9,67 @@ use std::time::Duration;
 
 #[derive(clap::Args)]
 pub(super) struct Args {
+    #[command(flatten)]
+    target: Target,
+    /// For machines
+    #[arg(long)]
+    json: bool,
+    /// Again every second, until it is interrupted
+    #[arg(long)]
+    watch: bool,
+}
+
+/// A running gateway.
+#[derive(clap::Args)]
+pub(super) struct Target {
     /// cortex.toml, for the admin address
     #[arg(long, default_value = super::DEFAULT_CONFIG)]
     config: PathBuf,
     /// The admin address itself, http://HOST:PORT
     #[arg(long)]
     url: Option<String>,
-    /// For machines
-    #[arg(long)]
-    json: bool,
 }
 
-pub(super) fn run(args: &Args) -> anyhow::Result<()> {
-    let endpoint = match &args.url {
-        Some(url) => url.trim_end_matches('/').to_owned(),
-        None => format!("http://{}", reachable(admin_address(&args.config)?)),
-    };
-    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
-    let peer = Peer { endpoint: endpoint.clone(), authorization: None };
-    let limit = Duration::from_secs(5);
-    let status: Value = runtime
-        .block_on(async { Upstream::default().get(&peer, "/admin/status", limit).await })
-        .with_context(|| format!("cortex does not answer at {endpoint}; is it running?"))?;
-    if args.json {
-        println!("{}", serde_json::to_string_pretty(&status)?);
-    } else {
-        print!("{}", table(&status));
+impl Target {
+    pub(super) fn new(config: PathBuf, url: Option<String>) -> Self {
+        Self { config, url }
     }
-    Ok(())
+
+    pub(super) fn peer(&self) -> anyhow::Result<Peer> {
+        let endpoint = match &self.url {
+            Some(url) => url.trim_end_matches('/').to_owned(),
+            None => format!("http://{}", reachable(admin_address(&self.config)?)),
+        };
+        Ok(Peer { endpoint, authorization: None })
+    }
+}
+
+/// How often `--watch` looks.
+const EVERY: Duration = Duration::from_secs(1);
+/// Cursor to the top left, and everything below it away.
+const CLEAR: &str = "\x1b[H\x1b[J";
+
+pub(super) fn run(args: &Args) -> anyhow::Result<()> {
+    let peer = args.target.peer()?;
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
+    let (upstream, limit) = (Upstream::default(), Duration::from_secs(5));
+    loop {
+        let status: anyhow::Result<Value> = runtime
+            .block_on(upstream.get(&peer, "/admin/status", limit))
+            .with_context(|| format!("cortex does not answer at {}; is it running?", peer.endpoint));
+        match status {
+            // It may come back.
+            Err(error) if args.watch => println!("{CLEAR}{error:#}"),
+            Err(error) => return Err(error),
+            Ok(status) if args.json => println!("{}", serde_json::to_string_pretty(&status)?),
+            Ok(status) => print!("{}{}", if args.watch { CLEAR } else { "" }, table(&status)),
+        }
+        if !args.watch {
+            return Ok(());
+        }
+        std::io::Write::flush(&mut std::io::stdout())?;
+        std::thread::sleep(EVERY);
+    }
 }
 
 fn admin_address(config: &Path) -> anyhow::Result<SocketAddr> {
@@ -71,7 +104,11 @@ fn render(out: &mut String, status: &Value) -> std::fmt::Result {
     if reload["ok"] == false {
         writeln!(out, "last reload failed, the old configuration is in force: {}", text(&reload["error"]))?;
     }
+    for doubt in list(&status["doubts"]) {
+        writeln!(out, "note: {}", text(doubt))?;
+    }
     let mut rows = vec![["NODE", "STATE", "DEVICE", "MEMORY", "MODELS"].map(String::from)];
+    let draining = Value::from("draining");
     for node in list(&status["nodes"]) {
         let models: Vec<String> = list(&node["models"]).iter().map(model).collect();
         let mut models = if models.is_empty() { vec!["-".to_owned()] } else { models };
@@ -83,24 +120,21 @@ fn render(out: &mut String, status: &Value) -> std::fmt::Result {
         for (at, device) in devices.iter().enumerate() {
             let head = |value: &Value| if at == 0 { text(value) } else { String::new() };
             let shown = if at == 0 { models.join(", ") } else { String::new() };
-            rows.push([
-                head(&node["name"]),
-                head(&node["state"]),
-                text(&device["name"]),
-                memory(device),
-                shown,
-            ]);
+            let state = if node["draining"].is_null() { &node["state"] } else { &draining };
+            rows.push([head(&node["name"]), head(state), text(&device["name"]), memory(device), shown]);
         }
     }
     columns(out, &rows)?;
     for load in list(&status["loads"]) {
-        let seconds = load["seconds"].as_f64().unwrap_or(0.0);
+        writeln!(out, "{}", under_way(load))?;
+    }
+    for queue in list(&status["queues"]) {
+        let oldest = queue["oldest_secs"].as_f64().unwrap_or(0.0);
         writeln!(
             out,
-            "loading {} on {}, {seconds:.0} s, {} waiting",
-            text(&load["model"]),
-            text(&load["node"]),
-            load["waiters"]
+            "{} wait for {}, the first for {oldest:.0} s",
+            queue["waiting"],
+            text(&queue["model"])
         )?;
     }
     writeln!(out)?;
@@ -149,15 +183,39 @@ fn policy_state(policy: &Value) -> String {
     state
 }
 
+fn under_way(load: &Value) -> String {
+    let seconds = load["seconds"].as_f64().unwrap_or(0.0);
+    let on = match load["node"].as_str() {
+        None | Some("") => String::new(),
+        Some(node) => format!(" on {node}"),
+    };
+    let progress = &load["progress"];
+    let moved = match (progress["bytes_done"].as_u64(), progress["bytes_total"].as_u64()) {
+        (Some(done), Some(total)) if total > 0 => format!(" {}", bar(done, total)),
+        _ => String::new(),
+    };
+    let left = progress["seconds_left"].as_f64().map(|s| format!(", {s:.0} s left")).unwrap_or_default();
+    let phase = progress["phase"].as_str().or(load["doing"].as_str()).unwrap_or("loading");
+    format!("{}{on}: {phase}{moved}{left}, {seconds:.0} s, {} waiting", text(&load["model"]), load["waiters"])
+}
+
+/// Ten cells and a percentage.
+fn bar(done: u64, total: u64) -> String {
+    let part = (done.min(total) * 100 / total.max(1)) as usize;
+    format!("[{}{}] {part} %", "#".repeat(part / 10), ".".repeat(10 - part / 10))
+}
+
 fn model(model: &Value) -> String {
     let busy = model["in_flight"].as_u64().unwrap_or(0) + model["queue_depth"].as_u64().unwrap_or(0);
     let busy = if busy > 0 { format!(", {busy} requests") } else { String::new() };
-    format!("{} ({}{busy})", text(&model["id"]), text(&model["status"]))
+    let pinned = if model["pinned"] == true { ", pinned" } else { "" };
+    let why = model["servable"]["reason"].as_str().map(|why| format!(", {why}")).unwrap_or_default();
+    format!("{} ({}{busy}{pinned}{why})", text(&model["id"]), text(&model["status"]))
 }
 
 fn memory(device: &Value) -> String {
     match (device["vram_used_mb"].as_u64(), device["vram_total_mb"].as_u64()) {
-        (Some(used), Some(total)) => format!("{used} of {total} MiB"),
+        (Some(used), Some(total)) => format!("{} {used} of {total} MiB", bar(used, total)),
         _ => "-".into(),
     }
 }
@@ -206,9 +264,13 @@ mod tests {
             "config": {"last_reload": {"ok": false, "error": "cortex.toml:2: unknown field"}},
             "nodes": [
                 {"name": "a", "state": "up", "devices": [{"name": "H200", "vram_used_mb": 1, "vram_total_mb": 9}],
-                 "models": [{"id": "m", "status": "loaded", "in_flight": 2}]},
+                 "models": [{"id": "m", "status": "loaded", "in_flight": 2, "pinned": true}]},
+                {"name": "c", "state": "up", "draining": "operator", "devices": [], "models": []},
                 {"name": "b", "state": "down", "error": "not reachable", "devices": [], "models": []}],
-            "loads": [{"model": "x", "node": "a", "seconds": 3.2, "waiters": 2}],
+            "loads": [{"model": "x", "node": "a", "doing": "loading", "seconds": 3.2, "waiters": 2,
+                       "progress": {"phase": "reading", "bytes_done": 3, "bytes_total": 9, "seconds_left": 6.0}},
+                      {"model": "y", "node": "", "doing": "waiting for room", "seconds": 1.0, "waiters": 0}],
+            "queues": [{"model": "x", "waiting": 2, "oldest_secs": 3.1}],
             "policies": [
                 {"name": "affinity", "serving": {"kind": "routing", "version": "1", "sha256": "0123456789abcdef",
                  "calls": 7, "strikes": 0, "breaker": "closed"}, "refused": {"stage": "imports", "error": "wasi"}},

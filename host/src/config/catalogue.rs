@@ -2,9 +2,10 @@
 
 use super::explain::{self, ConfigError, nearest};
 use neuron_protocol::{Cost, Limit};
-use serde::Deserialize;
+use serde::{Deserialize, Serialize};
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::Path;
+use std::time::Duration;
 
 /// The models that the fleet may serve, in the order of their ids.
 #[derive(Debug, Clone, Default, PartialEq)]
@@ -14,7 +15,7 @@ pub struct Catalogue {
 }
 
 /// One model, as the operator describes it.
-#[derive(Debug, Clone, Default, PartialEq, Deserialize)]
+#[derive(Debug, Clone, Default, PartialEq, Deserialize, Serialize)]
 #[serde(deny_unknown_fields)]
 pub struct Model {
     /// What clients ask for.
@@ -49,23 +50,29 @@ pub struct Model {
     pub cost: Option<Cost>,
     #[serde(default)]
     pub capabilities: Vec<String>,
+    /// How many nodes have it at once; absent: one, on demand.
     #[serde(default)]
     pub replicas: Option<Replicas>,
+    /// Seconds without a request after which it is unloaded; absent: it stays until its place is wanted.
     #[serde(default)]
-    pub idle_ttl: Option<u64>,
+    idle_ttl: Option<u64>,
+    /// Seconds for which nothing displaces it once it is there; absent: what its load took, at most 30.
     #[serde(default)]
-    pub min_residency: Option<u64>,
+    min_residency: Option<u64>,
+    /// Loaded when the gateway starts and when a node comes back.
     #[serde(default)]
     pub preload: bool,
 }
 
 /// How many nodes may have it at once.
-#[derive(Debug, Clone, Default, PartialEq, Eq, Deserialize)]
+#[derive(Debug, Clone, Default, PartialEq, Eq, Deserialize, Serialize)]
 #[serde(deny_unknown_fields)]
 pub struct Replicas {
+    /// Loaded without being asked for, and never displaced.
     #[serde(default)]
     pub min: u32,
-    #[serde(default)]
+    /// As many when requests keep waiting.
+    #[serde(default = "one")]
     pub max: u32,
 }
 
@@ -114,6 +121,14 @@ impl Model {
         }
     }
 
+    pub fn idle_ttl(&self) -> Option<Duration> {
+        self.idle_ttl.map(Duration::from_secs)
+    }
+
+    pub fn min_residency(&self) -> Option<Duration> {
+        self.min_residency.map(Duration::from_secs)
+    }
+
     pub fn allowed_on(&self, node: &str) -> bool {
         self.pinned_on.is_empty() || self.pinned_on.iter().any(|n| n == node)
     }
@@ -129,6 +144,10 @@ impl Catalogue {
                     path,
                     format!("models: {:?} is not a model id: {said}", model.id),
                 ));
+            }
+            if let Some(Replicas { min, max }) = model.replicas.as_ref().filter(|r| r.max < r.min.max(1)) {
+                let said = format!("models: {}: replicas: from {min} to {max} is no range", model.id);
+                return Err(ConfigError::says(path, said));
             }
             if let Some(twice) = models.insert(model.id.clone(), model) {
                 return Err(ConfigError::says(path, format!("models: {} is there twice", twice.id)));
@@ -175,21 +194,30 @@ impl Catalogue {
         }
     }
 
-    /// Keys that models may have and that this gateway does nothing about yet, with the models that set them.
-    pub fn not_acted_on(&self) -> Vec<(&'static str, Vec<&str>)> {
-        let mut found = Vec::new();
-        let mut note = |key, is_set: &dyn Fn(&Model) -> bool| {
-            let models: Vec<&str> =
-                self.models.values().filter(|m| is_set(m)).map(|m| m.id.as_str()).collect();
-            if !models.is_empty() {
-                found.push((key, models));
-            }
+    /// What is allowed and may not be meant, a sentence each.
+    pub fn doubts(&self) -> Vec<String> {
+        let meet = |a: &Model, b: &Model| {
+            a.pinned_on.is_empty() || b.pinned_on.is_empty() || a.pinned_on.iter().any(|n| b.allowed_on(n))
         };
-        note("replicas", &|m| m.replicas.is_some());
-        note("idle_ttl", &|m| m.idle_ttl.is_some());
-        note("min_residency", &|m| m.min_residency.is_some());
-        note("preload", &|m| m.preload);
-        found
+        let stays = |m: &&Model| m.idle_ttl.is_none() && !m.pinned;
+        let starves = |low: &Model| {
+            let above: Vec<&str> = self
+                .models
+                .values()
+                .filter(stays)
+                .filter(|high| high.class() > low.class() && meet(high, low))
+                .map(|high| high.id.as_str())
+                .collect();
+            (!above.is_empty()).then(|| {
+                format!(
+                    "{} is of class {} and never displaces {}; without an idle_ttl these may keep it out",
+                    low.id,
+                    low.class(),
+                    above.join(", ")
+                )
+            })
+        };
+        self.models.values().filter_map(starves).collect()
     }
 
     /// A model that is pinned on a node that does not exist.

@@ -34,6 +34,7 @@ pub(super) struct Gateway {
     pub(super) body_timeout_secs: f64,
     pub(super) keepalive_after_secs: f64,
     pub(super) max_wait_secs: f64,
+    pub(super) max_waiting: usize,
     pub(super) stall_timeout_secs: f64,
     pub(super) drain_secs: f64,
     pub(super) poll_interval_secs: f64,
@@ -51,6 +52,7 @@ impl Default for Gateway {
             body_timeout_secs: 60.0,
             keepalive_after_secs: 10.0,
             max_wait_secs: 600.0,
+            max_waiting: 4096,
             stall_timeout_secs: 120.0,
             drain_secs: 30.0,
             poll_interval_secs: 1.0,
@@ -97,11 +99,12 @@ impl Default for Routing {
 pub(super) struct Eviction {
     pub(super) strategy: String,
     pub(super) defrag_after_cycles: u32,
+    pub(super) patience_secs: f64,
 }
 
 impl Default for Eviction {
     fn default() -> Self {
-        Self { strategy: "lru".into(), defrag_after_cycles: 0 }
+        Self { strategy: "lru".into(), defrag_after_cycles: 0, patience_secs: 10.0 }
     }
 }
 
@@ -118,5 +121,7 @@ pub(super) struct Neuron {
 pub(super) struct Key {
     pub(super) name: String,
     pub(super) key_env: Option<String>,
+    #[serde(default)]
+    pub(super) priority: crate::fleet::Priority,
     pub(super) sha256: Option<String>,
 }

@@ -129,13 +129,14 @@ fn the_admin_address_needs_neither_secrets_nor_a_file_without_mistakes() {
 }
 
 #[test]
-fn keys_that_nothing_is_done_about_are_named() {
-    let models = "[[models]]\nid = \"o/a\"\npreload = true\nidle_ttl = 5\n[[models]]\nid = \"o/b\"\n\
-                  min_residency = 1\nreplicas = { min = 1, max = 2 }\npreload = true\n";
-    let catalogue = load(SMALL, models, &[]).unwrap().catalogue;
-    let want = [("replicas", vec!["o/b"]), ("idle_ttl", vec!["o/a"]), ("min_residency", vec!["o/b"])];
-    assert_eq!(catalogue.not_acted_on(), [&want[..], &[("preload", vec!["o/a", "o/b"])]].concat());
-    assert!(load(SMALL, "[[models]]\nid = \"o/a\"", &[]).unwrap().catalogue.not_acted_on().is_empty());
+fn what_may_not_be_meant_is_said() {
+    let catalogue = |models: &str| load(SMALL, models, &[]).map(|config| config.catalogue.doubts());
+    let low = "[[models]]\nid = \"o/low\"\nresidency_priority = 1\n[[models]]\nid = \"o/high\"\n";
+    let doubts = catalogue(low).unwrap();
+    assert!(doubts.len() == 1 && doubts[0].contains("o/low") && doubts[0].contains("o/high"), "{doubts:?}");
+    assert!(catalogue(&format!("{low}idle_ttl = 5\n")).unwrap().is_empty());
+    let error = catalogue("[[models]]\nid = \"o/a\"\nreplicas = { min = 2, max = 1 }\n").unwrap_err();
+    assert!(error.to_string().contains("from 2 to 1"), "{error}");
 }
 
 /// The files that packages install and the documentation shows.

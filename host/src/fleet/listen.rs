@@ -9,7 +9,7 @@ use bytes::Bytes;
 use http::{HeaderMap, HeaderValue, Method, StatusCode, header};
 use http_body_util::BodyExt;
 use hyper::body::Incoming;
-use neuron_protocol::{ModelStatus, PrefixChanges, WatchEvent};
+use neuron_protocol::{LoadPhase, ModelStatus, PrefixChanges, WatchEvent};
 use std::time::Duration;
 use tokio::time::Instant;
 
@@ -17,9 +17,11 @@ use tokio::time::Instant;
 const HEAD: Duration = Duration::from_secs(3);
 /// A node speaks up every ten seconds, be it to say nothing.
 const SILENCE: Duration = Duration::from_secs(30);
+/// Loads under way that are kept of one node; what it says beyond is passed over.
+const MOST_LOADS: usize = 64;
 
 /// An open stream of events.
-pub(super) struct Listener {
+pub struct Listener {
     body: Incoming,
     framer: Framer,
     opened: Instant,
@@ -29,7 +31,7 @@ pub(super) struct Listener {
 
 /// Why there is none.
 #[derive(Debug, thiserror::Error)]
-pub(super) enum Deaf {
+pub enum Deaf {
     /// The node knows no such thing; asking again is of no use until it is another one.
     #[error("it has no /watch")]
     Unknown,
@@ -101,6 +103,8 @@ pub(super) fn apply(view: &mut NodeView, event: WatchEvent) {
             let known = |changes: &&PrefixChanges| view.models.iter().any(|m| m.id == changes.model);
             snapshot.prefixes.iter().filter(known).for_each(|changes| prefixes.apply(changes));
             view.prefixes = Some(prefixes);
+            view.loads = snapshot.loads;
+            view.loads.truncate(MOST_LOADS);
         }
         WatchEvent::Model(model) => {
             let at = view.models.iter().position(|m| m.id == model.id);
@@ -119,14 +123,25 @@ pub(super) fn apply(view: &mut NodeView, event: WatchEvent) {
                 (None, true) => {}
             }
         }
-        WatchEvent::Load(load) => match view.health.models.iter_mut().find(|m| m.id == load.id) {
-            Some(known) => *known = *load,
+        // What has changed was used just now; how long it was idle is left out of these events.
+        WatchEvent::Load(mut load) => match view.health.models.iter_mut().find(|m| m.id == load.id) {
+            Some(known) => {
+                load.idle_ms = load.idle_ms.or(known.idle_ms.map(|_| 0));
+                *known = *load;
+            }
             None => view.health.models.push(*load),
         },
         WatchEvent::Device(device) => {
             match view.health.devices.iter_mut().find(|d| d.index == device.index) {
                 Some(known) => *known = device,
                 None => view.health.devices.push(device),
+            }
+        }
+        WatchEvent::Progress(progress) => {
+            view.loads.retain(|load| load.model != progress.model);
+            let ended = matches!(progress.phase, LoadPhase::Loaded | LoadPhase::Failed);
+            if !ended && view.loads.len() < MOST_LOADS {
+                view.loads.push(progress);
             }
         }
         // Of models that it has: any number of others could be named.

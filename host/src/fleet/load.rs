@@ -1,26 +1,33 @@
-//! Loading a model on a node: one job for all who wait, which outlives any one of them.
+//! Loading a model: one job however many wait, which outlives any one of them.
 
+mod limit;
+mod on_node;
 mod refused;
 
-use super::place::{find, per_device_mb};
-use super::{FleetState, Node, evict, poll};
+use super::desk::Desk;
+use super::evict::NotNow;
+use super::hosts::Hosts;
+use super::place::candidates;
+use super::{FleetState, Node};
 use crate::config::{Config, Model};
 use crate::decide::Decider;
 use crate::metrics::Metrics;
-use crate::upstream::{Upstream, UpstreamError};
 use arc_swap::ArcSwap;
+use futures_util::future::select_all;
 use http::StatusCode;
-use neuron_protocol::{LoadRequest, LoadResponse, ModelStatus};
+use neuron_protocol::LoadProgress;
 use serde::Serialize;
 use std::collections::HashMap;
-use std::sync::atomic::{AtomicU32, Ordering};
-use std::sync::{Arc, Mutex};
-use std::time::{Duration, Instant};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
 use tokio::sync::watch;
+use tokio::time::Instant;
 use tokio_util::task::TaskTracker;
 
-/// A load that takes longer is given up; large models over slow networks take this long.
-const LOAD_LIMIT: Duration = Duration::from_secs(4 * 3600);
+/// A job that nothing may make room for now looks again after this, or when a model falls idle.
+const LOOK_AGAIN: Duration = Duration::from_millis(500);
+/// And never sooner than after this.
+const PAUSE: Duration = Duration::from_millis(100);
 
 /// Why a model is not there. Every waiter gets the same.
 #[derive(Debug, Clone, thiserror::Error)]
@@ -34,227 +41,280 @@ pub struct LoadFailure {
     pub elsewhere: bool,
 }
 
+/// What a load is for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Why {
+    /// Requests wait for it.
+    Demand,
+    /// The catalogue wants it there: `preload`, `replicas.min`.
+    Kept,
+    /// Requests wait though it is there: one more copy.
+    Replica,
+    Operator,
+}
+
 /// A load under way.
 pub struct Job {
-    pub node: String,
     pub model: String,
+    pub why: Why,
     pub started: Instant,
-    waiters: AtomicU32,
+    desk: Arc<Desk>,
+    now: Mutex<Now>,
     done: watch::Receiver<Option<Result<(), LoadFailure>>>,
 }
 
-/// One who waits for a job; not any more when dropped, as by a client that leaves.
-struct Waiting(Arc<Job>);
-
-impl Waiting {
-    fn at(job: Arc<Job>) -> Self {
-        job.waiters.fetch_add(1, Ordering::Relaxed);
-        Self(job)
-    }
-}
-
-impl Drop for Waiting {
-    fn drop(&mut self) {
-        self.0.waiters.fetch_sub(1, Ordering::Relaxed);
-    }
+/// Where a job is.
+#[derive(Default)]
+struct Now {
+    node: Option<Arc<Node>>,
+    doing: &'static str,
 }
 
 /// A load under way, for people.
 #[derive(Debug, Clone, Serialize)]
 pub struct JobStatus {
-    pub node: String,
     pub model: String,
+    /// Empty while it waits for a node.
+    pub node: String,
+    pub why: Why,
+    pub doing: &'static str,
     pub seconds: f64,
-    pub waiters: u32,
+    pub waiters: usize,
+    /// As the node says.
+    pub progress: Option<LoadProgress>,
 }
 
 /// All loads under way.
 pub struct Loads {
     pub(super) fleet: Arc<FleetState>,
-    pub(super) upstream: Upstream,
+    pub(super) hosts: Arc<dyn Hosts>,
     pub(super) decider: Arc<Decider>,
     pub(super) metrics: Arc<Metrics>,
     pub(super) config: Arc<ArcSwap<Config>>,
+    /// Names this gateway to nodes, for leases.
+    pub(super) holder: String,
     tasks: TaskTracker,
-    jobs: Mutex<HashMap<(String, String), Arc<Job>>>,
+    desks: Mutex<HashMap<String, Arc<Desk>>>,
+    jobs: Mutex<HashMap<String, Arc<Job>>>,
 }
 
 impl Loads {
     pub fn new(
         fleet: Arc<FleetState>,
-        upstream: Upstream,
+        hosts: Arc<dyn Hosts>,
         decider: Arc<Decider>,
         metrics: Arc<Metrics>,
         config: Arc<ArcSwap<Config>>,
         tasks: TaskTracker,
     ) -> Self {
-        Self { fleet, upstream, decider, metrics, config, tasks, jobs: Mutex::default() }
+        let holder = format!("cortex-{:016x}", crate::request::seed());
+        let (desks, jobs) = (Mutex::default(), Mutex::default());
+        Self { fleet, hosts, decider, metrics, config, holder, tasks, desks, jobs }
     }
 
-    pub fn running(&self, node: &str, model: &str) -> bool {
-        self.lock().keys().any(|(n, m)| n == node && m == model)
+    /// Where requests for a model wait, by its id in the catalogue.
+    pub fn desk(&self, model: &str) -> Arc<Desk> {
+        let mut desks = self.desks.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(desk) = desks.get(model) {
+            return desk.clone();
+        }
+        desks.entry(model.to_owned()).or_insert_with(|| Desk::new(model)).clone()
     }
 
-    /// Requests that wait for that load.
-    pub(super) fn waiters(&self, node: &str, model: &str) -> u32 {
+    /// Every queue that has somebody waiting.
+    pub fn crowded(&self) -> Vec<Arc<Desk>> {
+        let desks = self.desks.lock().unwrap_or_else(PoisonError::into_inner);
+        desks.values().filter(|desk| desk.waiting() > 0).cloned().collect()
+    }
+
+    /// How many wait where, for the metrics. A name that is not the catalogue's is one that a node has.
+    pub(super) fn record_depths(&self) {
+        let desks = self.desks.lock().unwrap_or_else(PoisonError::into_inner);
+        for (model, desk) in desks.iter() {
+            let waiting = i64::try_from(desk.waiting()).unwrap_or(i64::MAX);
+            self.metrics.queue_depth.with_label_values(&[model.as_str()]).set(waiting);
+        }
+    }
+
+    /// Whether the model is being loaded on that node.
+    pub fn running(&self, node: &Node, model: &str) -> bool {
+        self.job(model).is_some_and(|job| job.is_on(node))
+    }
+
+    /// Nodes that could have the model and have it not, the readiest first.
+    pub fn candidates(&self, model: &Model) -> Vec<Arc<Node>> {
+        candidates(&self.fleet.now(), model, self)
+    }
+
+    /// Unloads a model from a node as an operator wants it. `drain`: also where it is in use, once that has
+    /// ended; otherwise an error says that it is.
+    pub async fn unload(&self, node: &Arc<Node>, model: &Model, drain: bool) -> Result<(), LoadFailure> {
+        super::evict::by_operator(self, node, model, drain).await
+    }
+
+    /// Looks at a node now.
+    pub async fn refresh(&self, node: &Arc<Node>) {
+        super::poll::refresh(self, node).await;
+    }
+
+    pub(super) fn job(&self, model: &str) -> Option<Arc<Job>> {
         let jobs = self.lock();
-        let job = jobs.values().find(|job| job.node == node && job.model == model);
-        job.map_or(0, |job| job.waiters.load(Ordering::Relaxed))
+        // Hardly ever is there a job at all.
+        if jobs.is_empty() { None } else { jobs.get(model).cloned() }
     }
 
     pub fn status(&self) -> Vec<JobStatus> {
-        let jobs = self.lock();
-        jobs.values()
-            .map(|job| JobStatus {
-                node: job.node.clone(),
-                model: job.model.clone(),
-                seconds: job.started.elapsed().as_secs_f64(),
-                waiters: job.waiters.load(Ordering::Relaxed),
-            })
-            .collect()
-    }
-
-    /// Returns once the model is resident on the node. Dropping the future leaves the job running.
-    pub async fn ensure(self: &Arc<Self>, node: &Arc<Node>, model: &Model) -> Result<(), LoadFailure> {
-        let waiting = Waiting::at(self.join(node, model));
-        let mut done = waiting.0.done.clone();
-        let outcome = done.wait_for(Option::is_some).await.map(|outcome| outcome.clone());
-        match outcome {
-            Ok(Some(outcome)) => outcome,
-            // The job ended without an outcome: the gateway is shutting down.
-            Ok(None) | Err(_) => Err(LoadFailure {
-                status: StatusCode::SERVICE_UNAVAILABLE,
-                code: "shutting_down".into(),
-                message: "the gateway is shutting down".into(),
-                elsewhere: false,
-            }),
+        let (fleet, config) = (self.fleet.now(), self.config.load_full());
+        let mut all: Vec<JobStatus> = self.lock().values().map(|job| job.status()).collect();
+        for status in &mut all {
+            let Some(view) = fleet.node(&status.node) else { continue };
+            let is_it = |load: &&LoadProgress| config.catalogue.id_of(&load.model) == status.model;
+            status.progress = view.loads.iter().find(is_it).cloned();
         }
+        all.sort_by(|a, b| a.model.cmp(&b.model));
+        all
     }
 
-    fn join(self: &Arc<Self>, node: &Arc<Node>, model: &Model) -> Arc<Job> {
-        let key = (node.name.clone(), model.id.clone());
+    /// The job that loads the model on one of the nodes, the first that can; the one under way where there is
+    /// one. Dropping it changes nothing.
+    pub fn start(self: &Arc<Self>, model: &Model, nodes: Vec<Arc<Node>>, why: Why) -> Arc<Job> {
+        let desk = self.desk(&model.id);
         let mut jobs = self.lock();
-        if let Some(job) = jobs.get(&key) {
+        if let Some(job) = jobs.get(&model.id) {
             return job.clone();
         }
         let (sender, done) = watch::channel(None);
-        let job = Arc::new(Job {
-            node: node.name.clone(),
-            model: model.id.clone(),
-            started: Instant::now(),
-            waiters: AtomicU32::new(0),
-            done,
-        });
-        jobs.insert(key.clone(), job.clone());
+        let (started, now) = (Instant::now(), Mutex::default());
+        let job = Arc::new(Job { model: model.id.clone(), why, started, desk, now, done });
+        jobs.insert(model.id.clone(), job.clone());
         drop(jobs);
-        let (loads, node, model) = (self.clone(), node.clone(), model.clone());
+        let (loads, running, model) = (self.clone(), job.clone(), model.clone());
         self.tasks.spawn(async move {
-            let outcome = loads.load(&node, &model).await;
-            loads.lock().remove(&key);
-            sender.send_replace(Some(outcome));
+            let outcome = loads.run(&running, &model, nodes).await;
+            loads.lock().remove(&model.id);
+            // Others than demand tried less than those would have tried who wait: they begin anew.
+            if let Err(NotNow::Never(failure)) = &outcome
+                && why == Why::Demand
+            {
+                running.desk.fail(failure);
+            }
+            running.desk.wake();
+            sender.send_replace(Some(outcome.map_err(NotNow::failure)));
         });
         job
     }
 
-    async fn load(&self, node: &Arc<Node>, model: &Model) -> Result<(), LoadFailure> {
-        let _turn = node.loading.lock().await;
-        // Somebody else may have loaded it since the view was made, or be about to.
-        poll::refresh(self, node).await;
-        let status = self.status_on(node, model);
-        if status == Some(ModelStatus::Loaded) {
-            return Ok(());
-        }
-        tracing::info!(node = node.name, model = model.id, "loading");
-        let started = Instant::now();
-        let begun =
-            matches!(status, Some(ModelStatus::Loading | ModelStatus::Reloading | ModelStatus::Recovering));
-        let outcome = self.place(node, model, begun).await;
-        poll::refresh(self, node).await;
-        let took = started.elapsed();
-        let said = if outcome.is_ok() { "ok" } else { "failed" };
-        self.metrics.loads.with_label_values(&[model.id.as_str(), node.name.as_str(), said]).inc();
-        match &outcome {
-            Ok(()) => {
-                node.usage(&model.id).loaded_in(took);
-                self.metrics
-                    .load_duration
-                    .with_label_values(&[model.id.as_str()])
-                    .observe(took.as_secs_f64());
-                tracing::info!(node = node.name, model = model.id, seconds = took.as_secs_f64(), "loaded");
-                self.defrag(node).await;
+    /// Tries one node after the other, for as long as nothing speaks against it but that others are in use.
+    async fn run(&self, job: &Job, model: &Model, nodes: Vec<Arc<Node>>) -> Result<(), NotNow> {
+        let (mut nodes, mut never) = (nodes, Vec::<Arc<Node>>::new());
+        loop {
+            let (mut later, mut last) = (None, None);
+            for node in &nodes {
+                if let Some(failure) = node.usage(&model.id).held_by().filter(|_| job.why != Why::Operator) {
+                    last = Some(failure);
+                    continue;
+                }
+                job.is_at(Some(node), "waiting for its turn");
+                match self.load_on(job, node, model, nodes.len() > 1).await {
+                    Ok(()) => return Ok(()),
+                    Err(NotNow::Later(failure)) => later = Some(failure),
+                    Err(NotNow::Never(failure)) if !failure.elsewhere => return Err(NotNow::Never(failure)),
+                    Err(NotNow::Never(failure)) => {
+                        never.push(node.clone());
+                        last = Some(failure);
+                    }
+                }
             }
-            Err(failure) => {
-                tracing::warn!(node = node.name, model = model.id, code = failure.code, %failure, "load failed")
+            let Some(later) = later else {
+                return Err(NotNow::Never(last.unwrap_or_else(|| LoadFailure::no_node(&model.id))));
+            };
+            if job.why != Why::Demand || job.desk.waiting() == 0 {
+                return Err(NotNow::Later(later));
             }
-        }
-        outcome
-    }
-
-    fn status_on(&self, node: &Arc<Node>, model: &Model) -> Option<ModelStatus> {
-        let fleet = self.fleet.now();
-        Some(find(fleet.view(node)?, model)?.info.status)
-    }
-
-    /// Makes room and loads. A model whose load has begun there has its room.
-    async fn place(&self, node: &Arc<Node>, model: &Model, begun: bool) -> Result<(), LoadFailure> {
-        let devices = match begun {
-            true => None,
-            false => evict::make_room(self, node, model, per_device_mb(model)).await?,
-        };
-        let Err(error) = self.request(node, model, devices).await else { return Ok(()) };
-        let refusal = refused::failure(node, model, &error);
-        // The catalogue says too little of what the model takes, or nothing: the node knows.
-        let fleet = self.fleet.now();
-        let wanted = fleet.view(node).and_then(|view| refused::wanted_mb(view, &error));
-        let Some(wanted) = wanted else { return Err(refusal) };
-        match evict::make_room(self, node, model, wanted).await {
-            Ok(devices) => self
-                .request(node, model, devices)
-                .await
-                .map_err(|error| refused::failure(node, model, &error)),
-            Err(failure) => {
-                tracing::debug!(node = node.name, model = model.id, %failure, "no room after its refusal");
-                Err(refusal)
+            job.is_at(None, "waiting for room");
+            // Short requests fall idle all the time.
+            tokio::time::sleep(PAUSE).await;
+            let idle = nodes.iter().map(|node| Box::pin(node.idle.notified()));
+            tokio::select! {
+                () = tokio::time::sleep(LOOK_AGAIN) => {}
+                _ = select_all(idle) => {}
             }
+            // Where there is none any more, the last ones say why.
+            let mut now = candidates(&self.fleet.now(), model, self);
+            now.retain(|node| !never.iter().any(|said| Arc::ptr_eq(said, node)));
+            nodes = if now.is_empty() { nodes } else { now };
         }
     }
 
-    async fn request(
-        &self,
-        node: &Node,
-        model: &Model,
-        devices: Option<Vec<u32>>,
-    ) -> Result<(), UpstreamError> {
-        let request = LoadRequest {
-            model_id: model.node_id(),
-            harness: model.harness.clone(),
-            quant: model.quant.clone(),
-            tensor_parallel: Some(model.min_devices).filter(|&n| n > 1),
-            devices,
-        };
-        let answer: Result<LoadResponse, _> =
-            self.upstream.post(&node.peer, "/models/load", &request, LOAD_LIMIT).await;
-        answer.map(|_| ())
+    fn lock(&self) -> MutexGuard<'_, HashMap<String, Arc<Job>>> {
+        self.jobs.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl Job {
+    /// Returns once it has ended.
+    pub async fn outcome(&self) -> Result<(), LoadFailure> {
+        let mut done = self.done.clone();
+        let outcome = done.wait_for(Option::is_some).await.map(|outcome| outcome.clone());
+        // Without an outcome it ended with the gateway.
+        outcome.ok().flatten().unwrap_or_else(|| Err(LoadFailure::shutting_down()))
     }
 
-    /// Every so many loads, where the configuration asks for it; nodes without the call are left alone.
-    async fn defrag(&self, node: &Node) {
-        let after = self.config.load().defrag_after_cycles;
-        let cycles = node.cycles.fetch_add(1, Ordering::Relaxed) + 1;
-        if after == 0 || cycles < after {
-            return;
-        }
-        node.cycles.store(0, Ordering::Relaxed);
-        let limit = Duration::from_secs(60);
-        let answer: Result<serde_json::Value, _> =
-            self.upstream.post(&node.peer, "/defrag", &serde_json::json!({}), limit).await;
-        match answer {
-            Ok(_) => tracing::info!(node = node.name, "asked to give cached memory back"),
-            Err(error) => tracing::debug!(node = node.name, %error, "no defrag"),
+    pub fn is_on(&self, node: &Node) -> bool {
+        self.lock().node.as_ref().is_some_and(|at| std::ptr::eq(Arc::as_ptr(at), node))
+    }
+
+    /// Those who waited for it have left.
+    pub(super) fn is_for_nobody(&self) -> bool {
+        self.why == Why::Demand && self.desk.waiting() == 0
+    }
+
+    pub(super) fn desk(&self) -> &Arc<Desk> {
+        &self.desk
+    }
+
+    pub(super) fn is_at(&self, node: Option<&Arc<Node>>, doing: &'static str) {
+        *self.lock() = Now { node: node.cloned(), doing };
+    }
+
+    fn status(&self) -> JobStatus {
+        let now = self.lock();
+        JobStatus {
+            model: self.model.clone(),
+            node: now.node.as_ref().map(|node| node.name.clone()).unwrap_or_default(),
+            why: self.why,
+            doing: now.doing,
+            seconds: self.started.elapsed().as_secs_f64(),
+            waiters: self.desk.waiting(),
+            progress: None,
         }
     }
 
-    fn lock(&self) -> std::sync::MutexGuard<'_, HashMap<(String, String), Arc<Job>>> {
-        self.jobs.lock().unwrap_or_else(std::sync::PoisonError::into_inner)
+    fn lock(&self) -> MutexGuard<'_, Now> {
+        self.now.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl LoadFailure {
+    /// 503: another try may succeed.
+    pub(super) fn unavailable(code: &str, message: String) -> Self {
+        Self { status: StatusCode::SERVICE_UNAVAILABLE, code: code.to_owned(), message, elsewhere: true }
+    }
+
+    fn no_node(model: &str) -> Self {
+        Self::unavailable("no_node", format!("no neuron that is up can serve {model}"))
+    }
+
+    fn shutting_down() -> Self {
+        let failure = Self::unavailable("shutting_down", "the gateway is shutting down".to_owned());
+        Self { elsewhere: false, ..failure }
+    }
+
+    /// 429: it waited, and had to go for somebody with fewer requests.
+    pub(super) fn crowded_out(model: &str) -> Self {
+        let message = format!("too many requests wait for {model}, most of them of this key");
+        let failure = Self::unavailable("queue_full", message);
+        Self { status: StatusCode::TOO_MANY_REQUESTS, ..failure }
     }
 }

@@ -1,13 +1,15 @@
+use super::index::{ByName, Names, hash_of};
 use super::prefixes::Prefixes;
+use super::usage::ModelUse;
 use crate::config;
 use crate::upstream::Peer;
-use neuron_protocol::{Discovery, Health, ModelInfo};
+use arc_swap::ArcSwap;
+use neuron_protocol::{Discovery, Health, LoadProgress, ModelInfo, ModelLoad};
 use serde::Serialize;
-use std::collections::HashMap;
-use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
+use std::sync::atomic::{AtomicU8, AtomicU32, Ordering};
 use std::sync::{Arc, Mutex};
-use std::time::Instant;
 use tokio::sync::Notify;
+use tokio::time::Instant;
 
 /// A member of the fleet, with what the gateway itself counts there. Lives as long as its configuration.
 pub struct Node {
@@ -20,15 +22,12 @@ pub struct Node {
     pub(super) loading: tokio::sync::Mutex<()>,
     /// Loads since the last defrag.
     pub(super) cycles: AtomicU32,
-    uses: Mutex<HashMap<String, Arc<ModelUse>>>,
-}
-
-/// What the gateway knows of one model on one node better than any poll.
-pub struct ModelUse {
-    in_flight: AtomicU32,
-    uses: AtomicU64,
-    last_used: Mutex<Instant>,
-    load_ms: AtomicU32,
+    draining: AtomicU8,
+    /// Readers never wait; a model that is new to the node makes a new table.
+    uses: ArcSwap<ByName<(String, Arc<ModelUse>)>>,
+    adding: Mutex<()>,
+    /// Fires when the last request at one of its models has ended.
+    pub(super) idle: Arc<Notify>,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
@@ -38,6 +37,24 @@ pub enum NodeState {
     /// It missed a poll or two; requests still go there.
     Suspect,
     Down,
+}
+
+/// Why a node gets no new requests and no loads, though it is up.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Draining {
+    Operator,
+    /// Its memory is being put in order.
+    Defrag,
+}
+
+impl Draining {
+    fn bit(self) -> u8 {
+        match self {
+            Self::Operator => 1,
+            Self::Defrag => 2,
+        }
+    }
 }
 
 /// A node at one moment.
@@ -50,14 +67,19 @@ pub struct NodeView {
     pub models: Vec<ModelInfo>,
     /// What its caches hold; `None` where nothing has been heard of that.
     pub(super) prefixes: Option<Prefixes>,
+    /// Loads under way there, as it says on `/watch`.
+    pub loads: Vec<LoadProgress>,
+    /// Where in `models` and in `health.models` a name is; made anew with every change.
+    pub(super) index: Arc<ByName<(usize, Option<usize>)>>,
     /// Why the last poll failed.
     pub error: Option<String>,
     pub(super) missed: u32,
-}
-
-/// A request's place at a model on a node; given back when it is dropped, whatever happened.
-pub struct Seat {
-    model: Arc<ModelUse>,
+    /// Since when it has been up without a pause; `None` while it is down.
+    pub(super) up_since: Option<Instant>,
+    /// Times in a row that it went down soon after it had come up.
+    pub(super) flaps: u32,
+    /// Good polls that it owes before it counts as up.
+    pub(super) proof: u32,
 }
 
 impl Node {
@@ -75,80 +97,65 @@ impl Node {
             poke: Notify::new(),
             loading: tokio::sync::Mutex::default(),
             cycles: AtomicU32::new(0),
-            uses: Mutex::default(),
+            draining: AtomicU8::new(0),
+            uses: ArcSwap::default(),
+            adding: Mutex::default(),
+            idle: Arc::default(),
         })
     }
 
     /// The counts of a model here, by its id in the catalogue.
     pub fn usage(&self, model: &str) -> Arc<ModelUse> {
-        let mut uses = self.uses.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
-        if let Some(known) = uses.get(model) {
-            return known.clone();
+        let hash = hash_of(model);
+        if let Some(known) = self.known_usage(model, hash) {
+            return known;
         }
-        uses.entry(model.to_owned()).or_default().clone()
+        let _turn = self.adding.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
+        if let Some(known) = self.known_usage(model, hash) {
+            return known;
+        }
+        let new = Arc::new(ModelUse::new(self.idle.clone()));
+        let mut uses = ByName::clone(&self.uses.load());
+        uses.entry(hash).or_default().push((model.to_owned(), new.clone()));
+        self.uses.store(Arc::new(uses));
+        new
     }
 
-    pub fn seat(&self, model: &str) -> Seat {
-        let model = self.usage(model);
-        // Relaxed: counts for judgement, nothing is ordered by them.
-        model.in_flight.fetch_add(1, Ordering::Relaxed);
-        model.uses.fetch_add(1, Ordering::Relaxed);
-        Seat { model }
+    /// The counts of a model that has been here, or was looked for.
+    pub(super) fn known_usage(&self, model: &str, hash: u64) -> Option<Arc<ModelUse>> {
+        let uses = self.uses.load();
+        let found = uses.get(&hash)?.iter().find(|(name, _)| name == model);
+        found.map(|(_, usage)| usage.clone())
+    }
+
+    /// Why it gets nothing new; an operator's word comes first.
+    pub fn draining(&self) -> Option<Draining> {
+        // Relaxed: one request more or less.
+        let bits = self.draining.load(Ordering::Relaxed);
+        [Draining::Operator, Draining::Defrag].into_iter().find(|why| bits & why.bit() != 0)
+    }
+
+    /// Each reason is given and taken back by itself.
+    pub fn drain(&self, why: Draining, on: bool) {
+        match on {
+            true => self.draining.fetch_or(why.bit(), Ordering::Relaxed),
+            false => self.draining.fetch_and(!why.bit(), Ordering::Relaxed),
+        };
+    }
+
+    /// Requests of this gateway's that are there now.
+    pub fn in_flight(&self) -> u32 {
+        self.uses.load().values().flatten().map(|(_, usage)| usage.in_flight()).sum()
+    }
+
+    /// A load has ended well.
+    pub(super) fn cycled(&self) {
+        self.cycles.fetch_add(1, Ordering::Relaxed);
     }
 
     /// Asks for a poll now.
     pub fn poke(&self) {
         self.poke.notify_one();
-    }
-}
-
-impl Default for ModelUse {
-    fn default() -> Self {
-        Self {
-            in_flight: AtomicU32::new(0),
-            uses: AtomicU64::new(0),
-            last_used: Mutex::new(Instant::now()),
-            load_ms: AtomicU32::new(0),
-        }
-    }
-}
-
-impl ModelUse {
-    /// Requests of this gateway's that are there now.
-    pub fn in_flight(&self) -> u32 {
-        self.in_flight.load(Ordering::Relaxed)
-    }
-
-    pub fn uses(&self) -> u64 {
-        self.uses.load(Ordering::Relaxed)
-    }
-
-    /// Seconds since the last request ended, or since the model was first seen.
-    pub fn idle_s(&self) -> u32 {
-        let at = self.last_used.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
-        at.elapsed().as_secs().min(u64::from(u32::MAX - 1)) as u32
-    }
-
-    /// What the last load took; `None` before the first.
-    pub fn load_ms(&self) -> Option<u32> {
-        Some(self.load_ms.load(Ordering::Relaxed)).filter(|&ms| ms > 0)
-    }
-
-    pub(super) fn loaded_in(&self, took: std::time::Duration) {
-        self.load_ms.store(took.as_millis().clamp(1, u128::from(u32::MAX - 1)) as u32, Ordering::Relaxed);
-        self.touch();
-    }
-
-    /// Used now, or first seen now.
-    pub(super) fn touch(&self) {
-        *self.last_used.lock().unwrap_or_else(std::sync::PoisonError::into_inner) = Instant::now();
-    }
-}
-
-impl Drop for Seat {
-    fn drop(&mut self) {
-        self.model.in_flight.fetch_sub(1, Ordering::Relaxed);
-        self.model.touch();
     }
 }
 
@@ -162,9 +169,35 @@ impl NodeView {
             health: Health::default(),
             models: Vec::new(),
             prefixes: None,
+            loads: Vec::new(),
+            index: Arc::default(),
             error: Some("not asked yet".into()),
             missed: 0,
+            up_since: None,
+            flaps: 0,
+            proof: 0,
         }
+    }
+
+    pub(super) fn reindex(&mut self) {
+        let mut index = ByName::default();
+        for (at, info) in self.models.iter().enumerate() {
+            let load = self.health.models.iter().position(|load| load.id == info.id);
+            index.entry(hash_of(&info.id)).or_insert_with(Vec::new).push((at, load));
+        }
+        self.index = Arc::new(index);
+    }
+
+    /// The model here, with how busy it is.
+    pub(super) fn find(&self, names: &Names<'_>) -> Option<(&ModelInfo, Option<&ModelLoad>)> {
+        if self.models.is_empty() {
+            return None;
+        }
+        names.each().find_map(|(name, hash)| {
+            let of_name = |(at, _): &&(usize, Option<usize>)| self.models[*at].id == name;
+            let (at, load) = self.index.get(&hash)?.iter().find(of_name)?;
+            Some((&self.models[*at], load.map(|at| &self.health.models[at])))
+        })
     }
 
     pub fn reachable(&self) -> bool {

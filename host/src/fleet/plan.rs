@@ -1,19 +1,33 @@
 //! Which devices a model goes to and who leaves them for it: the policy judges each choice, the host
 //! takes the cheapest.
 
-use super::evict::{class, may_go};
 use super::place::free_mb;
+use super::standing::{Standing, class, idle};
 use super::{LoadFailure, Loads, NodeView};
 use crate::config::{Config, Model};
 use crate::facts::ResidentFacts;
 use crate::policy::{Demand, Resident};
 use crate::request::now_ms;
-use http::StatusCode;
 use neuron_protocol::ModelInfo;
 
 /// Choices of devices that are tried, the emptiest first: as many as eight devices have for a model on
 /// four. Further ones are passed over.
 const CHOICES: usize = 70;
+
+/// What a model wants of each of its devices.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Need {
+    /// MiB free.
+    pub(super) mb: u64,
+    /// MiB that have to go at least, whatever the figures say: the node has refused it for want of them.
+    pub(super) at_least: u64,
+}
+
+impl Need {
+    pub(super) fn of(mb: u64) -> Self {
+        Self { mb, at_least: 0 }
+    }
+}
 
 pub(super) struct Plan {
     pub(super) devices: Vec<u32>,
@@ -21,22 +35,22 @@ pub(super) struct Plan {
     pub(super) victims: Vec<String>,
 }
 
-/// The plan that unloads the fewest MiB, of equal ones the fewest models.
+/// The plan that unloads the fewest MiB, of equal ones the fewest models, among those that `may_go`.
 pub(super) fn cheapest(
     loads: &Loads,
     config: &Config,
     view: &NodeView,
     model: &Model,
-    wanted: u64,
+    need: Need,
+    may_go: &dyn Fn(&Standing) -> bool,
 ) -> Result<Plan, LoadFailure> {
-    let movable: Vec<&ModelInfo> =
-        view.models.iter().filter(|info| may_go(config, view, model, info)).collect();
+    let movable = movable(loads, config, view, model, may_go);
     let residents: Vec<Resident> = movable.iter().map(|info| resident(config, view, info)).collect();
     let facts: Vec<ResidentFacts> = movable.iter().map(|info| resident_facts(config, view, info)).collect();
     let mut best: Option<((u64, usize), Plan)> = None;
     let mut least_short = u64::MAX;
-    for devices in feasible(view, model, wanted) {
-        let short = short(view, &devices, wanted);
+    for devices in feasible(view, model, need.mb) {
+        let short = short(view, &devices, need);
         let missing: u64 = short.iter().sum();
         if missing == 0 {
             return Ok(Plan { devices, victims: Vec::new() });
@@ -46,7 +60,7 @@ pub(super) fn cheapest(
             model: model.id.clone(),
             class: model.class(),
             device_mb: short,
-            waiters: loads.waiters(&view.node.name, &model.id),
+            waiters: loads.desk(&model.id).waiting().min(u32::MAX as usize) as u32,
             seed: crate::request::seed(),
             now_ms: now_ms(),
         };
@@ -60,15 +74,39 @@ pub(super) fn cheapest(
     }
     let node = &view.node.name;
     let message = match least_short {
-        u64::MAX => format!("{} wants {wanted} MiB on a device, more than node {node} has", model.id),
+        u64::MAX => format!("{} wants {} MiB on a device, more than node {node} has", model.id, need.mb),
         mb => format!(
             "{} is short of {mb} MiB on node {node}, and no idle model may make room for it",
             model.id
         ),
     };
-    let code = "insufficient_vram".into();
-    let none = LoadFailure { status: StatusCode::SERVICE_UNAVAILABLE, code, message, elsewhere: true };
-    best.map(|(_, plan)| plan).ok_or(none)
+    best.map(|(_, plan)| plan).ok_or_else(|| LoadFailure::unavailable("insufficient_vram", message))
+}
+
+/// Whether there would be room if everything went that may go at last.
+pub(super) fn could(config: &Config, loads: &Loads, view: &NodeView, model: &Model, need: Need) -> bool {
+    let residents: Vec<Resident> = movable(loads, config, view, model, &Standing::may_go_at_last)
+        .iter()
+        .map(|info| resident(config, view, info))
+        .collect();
+    feasible(view, model, need.mb).iter().any(|devices| {
+        let short = short(view, devices, need);
+        let enough = |(device, missing): (usize, &u64)| {
+            residents.iter().map(|resident| resident.device_mb[device]).sum::<u64>() >= *missing
+        };
+        short.iter().enumerate().all(enough)
+    })
+}
+
+fn movable<'a>(
+    loads: &Loads,
+    config: &Config,
+    view: &'a NodeView,
+    model: &Model,
+    may_go: &dyn Fn(&Standing) -> bool,
+) -> Vec<&'a ModelInfo> {
+    let goes = |info: &&ModelInfo| may_go(&Standing::of(loads, config, view, model, info));
+    view.models.iter().filter(goes).collect()
 }
 
 /// Choices of as many large enough devices as the model is spread over, the emptiest first.
@@ -98,9 +136,9 @@ fn choose(from: &[u32], more: usize, chosen: &mut Vec<u32>, all: &mut Vec<Vec<u3
 }
 
 /// MiB that are short, by device of the node.
-fn short(view: &NodeView, devices: &[u32], wanted: u64) -> Vec<u64> {
+fn short(view: &NodeView, devices: &[u32], need: Need) -> Vec<u64> {
     let missing = |index| match devices.contains(&index) {
-        true => wanted.saturating_sub(free_mb(view, index)),
+        true => need.mb.saturating_sub(free_mb(view, index)).max(need.at_least),
         false => 0,
     };
     view.discovery.devices.iter().map(|d| missing(d.index)).collect()
@@ -124,7 +162,7 @@ fn resident_facts(config: &Config, view: &NodeView, info: &ModelInfo) -> Residen
     let usage = view.node.usage(config.catalogue.id_of(&info.id));
     ResidentFacts {
         size_mb: size_mb(config, info).map(|mb| mb.min(u64::from(u32::MAX - 1)) as u32),
-        last_used_s: Some(usage.idle_s()),
+        last_used_s: Some(idle(view, info, usage.idle()).as_secs().min(u64::from(u32::MAX - 1)) as u32),
         uses: Some(usage.uses().min(u64::from(u32::MAX - 1)) as u32),
         load_ms: usage.load_ms(),
         class: Some(class(config.catalogue.on_node(&info.id))),

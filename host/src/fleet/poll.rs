@@ -1,27 +1,33 @@
 //! One task a node keeps its view fresh.
 
+use super::hosts::Hosts;
 use super::listen::{self, Deaf, Listener};
 use super::{FleetState, Loads, Node, NodeState, NodeView};
 use crate::config::Config;
 use crate::metrics::Metrics;
-use crate::upstream::{Upstream, UpstreamError};
+use crate::upstream::UpstreamError;
 use arc_swap::ArcSwap;
-use neuron_protocol::{Discovery, Health, ModelInfo, WatchEvent};
+use neuron_protocol::{Discovery, Health, ModelInfo, WatchEvent, feature};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 use tokio::runtime::Handle;
+use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
-/// One question of a poll; a node that takes longer has missed it.
-const POLL_LIMIT: Duration = Duration::from_secs(3);
 /// Missed polls in a row after which a node that was up is down.
 const MISSES: u32 = 3;
+/// A node that went down this often in a row, each time within [`STEADY`] of coming up, has to prove itself.
+const FLAPS: u32 = 3;
+/// A node that stays up for so long is steady.
+const STEADY: Duration = Duration::from_secs(60);
+/// Good polls in a row that an unsteady node is up after.
+const PROOF: u32 = 10;
 
 /// The polling tasks of all nodes.
 pub struct Pollers {
     fleet: Arc<FleetState>,
-    upstream: Upstream,
+    hosts: Arc<dyn Hosts>,
     metrics: Arc<Metrics>,
     config: Arc<ArcSwap<Config>>,
     tasks: TaskTracker,
@@ -35,7 +41,7 @@ impl Pollers {
     /// `shutdown` ends all polling; the tasks are joined through `tasks`. Needs a tokio runtime.
     pub fn new(
         fleet: Arc<FleetState>,
-        upstream: Upstream,
+        hosts: Arc<dyn Hosts>,
         metrics: Arc<Metrics>,
         config: Arc<ArcSwap<Config>>,
         tasks: TaskTracker,
@@ -43,7 +49,7 @@ impl Pollers {
     ) -> Self {
         Self {
             fleet,
-            upstream,
+            hosts,
             metrics,
             config,
             tasks,
@@ -85,7 +91,7 @@ impl Pollers {
     }
 
     fn start(&self, node: Arc<Node>, stop: CancellationToken) {
-        let (fleet, upstream, metrics) = (self.fleet.clone(), self.upstream.clone(), self.metrics.clone());
+        let (fleet, hosts, metrics) = (self.fleet.clone(), self.hosts.clone(), self.metrics.clone());
         let config = self.config.clone();
         let task = async move {
             let mut view = NodeView::unseen(&node);
@@ -95,10 +101,10 @@ impl Pollers {
                     // What was heard since has been taken into the newest view.
                     let last = fleet.now().view(&node).map_or_else(|| view.clone(), |v| NodeView::clone(v));
                     let uptime = last.health.uptime_secs;
-                    view = look(&upstream, last).await;
+                    view = look(&*hosts, last).await;
                     record(&metrics, &view);
                     publish(&fleet, &config, view.clone());
-                    ear.turn_to(&upstream, &view, uptime).await;
+                    ear.turn_to(&*hosts, &view, uptime).await;
                     let next = tokio::time::sleep(config.load().poll_interval);
                     tokio::select! {
                         () = node.poke.notified() => {}
@@ -128,13 +134,13 @@ struct Ear {
 
 impl Ear {
     /// Opens the stream where there is none. `uptime`: the node's before it was looked at.
-    async fn turn_to(&mut self, upstream: &Upstream, view: &NodeView, uptime: u64) {
+    async fn turn_to(&mut self, hosts: &dyn Hosts, view: &NodeView, uptime: u64) {
         // Another daemon may have come in the place of one that knew no such thing.
         self.useless &= view.health.uptime_secs >= uptime;
         if view.state != NodeState::Up || self.useless || self.listener.is_some() {
             return;
         }
-        match Listener::open(upstream, &view.node.peer).await {
+        match hosts.listen(&view.node).await {
             Ok(listener) => self.listener = Some(listener),
             Err(error) => {
                 tracing::debug!(node = view.node.name, %error, "cannot be listened to");
@@ -155,7 +161,10 @@ impl Ear {
         tracing::debug!(node = node.name, %error, "nothing more is heard");
         let short = listener.is_young();
         self.listener = None;
-        fleet.modify(node, |view| view.prefixes = None);
+        fleet.modify(node, |view| {
+            view.prefixes = None;
+            view.loads.clear();
+        });
         if short {
             // Opened anew at once, it would be a loop without a pause.
             std::future::pending().await
@@ -167,15 +176,26 @@ fn hear(fleet: &FleetState, config: &ArcSwap<Config>, node: &Arc<Node>, events: 
     fleet.modify(node, |view| {
         let known: Vec<String> = view.models.iter().map(|m| m.id.clone()).collect();
         events.into_iter().for_each(|event| listen::apply(view, event));
-        touch_new(view, &config.load(), &known);
+        take_note(view, &config.load(), &known);
     });
 }
 
 /// A model that was not there before counts as used now: it would otherwise be as old as its first look-up,
-/// which is often its eviction.
-fn touch_new(view: &NodeView, config: &Config, known: &[String]) {
-    for info in view.models.iter().filter(|info| !known.contains(&info.id)) {
-        view.node.usage(config.catalogue.id_of(&info.id)).touch();
+/// which is often its eviction. What one takes is learned.
+fn take_note(view: &NodeView, config: &Config, known: &[String]) {
+    for info in &view.models {
+        let is_new = !known.contains(&info.id);
+        let measured = info.vram_used_mb.filter(|&mb| mb > 0 && info.can_serve());
+        if !is_new && measured.is_none() {
+            continue;
+        }
+        let usage = view.node.usage(config.catalogue.id_of(&info.id));
+        if is_new {
+            usage.appeared();
+        }
+        if let Some(mb) = measured {
+            usage.measured(mb);
+        }
     }
 }
 
@@ -185,22 +205,30 @@ fn publish(fleet: &FleetState, config: &ArcSwap<Config>, view: NodeView) {
     fleet.modify(&node, |now| {
         let known: Vec<String> = now.models.iter().map(|m| m.id.clone()).collect();
         // What was heard while the node was asked is newer than what was known before.
-        *now = NodeView { prefixes: now.prefixes.take(), ..view };
-        touch_new(now, &config.load(), &known);
+        let (prefixes, loads) = (now.prefixes.take(), std::mem::take(&mut now.loads));
+        *now = NodeView { prefixes, loads, ..view };
+        take_note(now, &config.load(), &known);
     });
 }
 
 /// The next view of a node, from its answers or from their absence.
-async fn look(upstream: &Upstream, last: NodeView) -> NodeView {
+async fn look(hosts: &dyn Hosts, last: NodeView) -> NodeView {
     let node = last.node.clone();
-    match ask(upstream, &node, &last).await {
+    match ask(hosts, &node, &last).await {
         Ok((discovery, health, models)) => {
-            if last.state != NodeState::Up {
+            let proof = last.proof.saturating_sub(1);
+            let state = if proof > 0 { NodeState::Down } else { NodeState::Up };
+            if state == NodeState::Up && last.state != NodeState::Up {
                 tracing::info!(node = node.name, models = models.len(), "node is up");
+                say_what_it_lacks(&node, &discovery);
             }
-            let prefixes = last.prefixes;
-            let state = NodeState::Up;
-            NodeView { node, state, discovery, health, models, prefixes, error: None, missed: 0 }
+            let unsteady = || format!("it keeps going down; {proof} more good answers and it is up");
+            let up_since = match state {
+                NodeState::Up if last.state == NodeState::Down => Some(Instant::now()),
+                _ => last.up_since,
+            };
+            let error = (proof > 0).then(unsteady);
+            NodeView { state, discovery, health, models, error, missed: 0, proof, up_since, ..last }
         }
         Err(error) => {
             let missed = last.missed + 1;
@@ -213,25 +241,41 @@ async fn look(upstream: &Upstream, last: NodeView) -> NodeView {
             if state != last.state || missed == 1 {
                 tracing::warn!(node = node.name, %error, ?state, "node does not answer");
             }
-            NodeView { state, missed, error: Some(error.to_string()), ..last }
+            let mut view = NodeView { state, missed, error: Some(error.to_string()), ..last };
+            if state == NodeState::Down
+                && let Some(since) = view.up_since.take()
+            {
+                view.flaps = if since.elapsed() < STEADY { view.flaps + 1 } else { 0 };
+                view.proof = if view.flaps >= FLAPS { PROOF } else { 0 };
+            }
+            view
         }
     }
 }
 
+/// Two gateways on one fleet need conditions on unloads, lest one takes what the other uses.
+fn say_what_it_lacks(node: &Node, discovery: &Discovery) {
+    if !discovery.has(feature::CONDITIONAL_UNLOAD) {
+        tracing::info!(
+            node = node.name,
+            "it unloads without conditions: no other gateway may load and unload there"
+        );
+    }
+}
+
 async fn ask(
-    upstream: &Upstream,
+    hosts: &dyn Hosts,
     node: &Node,
     last: &NodeView,
 ) -> Result<(Discovery, Health, Vec<ModelInfo>), UpstreamError> {
     // What a host is changes only with its daemon's restart, which shows as missed polls or a young uptime.
-    let health: Health = upstream.get(&node.peer, "/health", POLL_LIMIT).await?;
+    let health = hosts.health(node).await?;
     let restarted = last.state != NodeState::Up || health.uptime_secs < last.health.uptime_secs;
     let discovery = match restarted {
-        true => upstream.get(&node.peer, "/discovery", POLL_LIMIT).await?,
+        true => hosts.discovery(node).await?,
         false => last.discovery.clone(),
     };
-    let models = upstream.get(&node.peer, "/models", POLL_LIMIT).await?;
-    Ok((discovery, health, models))
+    Ok((discovery, health, hosts.models(node).await?))
 }
 
 fn record(metrics: &Metrics, view: &NodeView) {
@@ -262,7 +306,10 @@ fn forget(metrics: &Metrics, view: &NodeView) {
 pub(super) async fn refresh(loads: &Loads, node: &Arc<Node>) {
     let last = loads.fleet.now().view(node).cloned();
     if let Some(last) = last {
-        let view = look(&loads.upstream, NodeView::clone(&last)).await;
-        publish(&loads.fleet, &loads.config, view);
+        let view = look(&*loads.hosts, NodeView::clone(&last)).await;
+        // Whether it is down is for its poller to say: questions in quick succession are missed together.
+        if view.missed == 0 {
+            publish(&loads.fleet, &loads.config, view);
+        }
     }
 }

@@ -5,12 +5,13 @@ use super::forward::{Failed, Started, forward};
 use super::read::Asked;
 use super::recognise::Inference;
 use super::resolve::Target;
-use super::route::{Routed, route};
+use super::route::route;
 use super::settle::Ledger;
 use crate::decide::Arm;
-use crate::fleet::{LoadFailure, NodeView, Seat, find};
+use crate::fleet::{Ask, Denied, Granted, LoadFailure, NodeView, Priority, Routed, Seat, cached, find};
 use crate::gateway::Gateway;
 use crate::refusal::Refusal;
+use http::StatusCode;
 use std::sync::Arc;
 use std::time::Duration;
 use tokio::time::Instant;
@@ -19,6 +20,7 @@ use tokio::time::Instant;
 pub(super) struct Work {
     pub(super) gateway: Arc<Gateway>,
     pub(super) tenant: String,
+    priority: Priority,
     pub(super) kind: Inference,
     pub(super) asked: Asked,
     pub(super) target: Target,
@@ -31,8 +33,13 @@ pub(super) struct Work {
 #[derive(Debug, Default, Clone)]
 pub(super) struct Notes {
     pub(super) node: Option<String>,
-    /// What it waited for a load.
+    /// What it waited for the model to be there.
     pub(super) cold_wait: Option<Duration>,
+    /// What it waited for its seats, the model being there or not.
+    pub(super) queue_wait: Duration,
+    pub(super) priority: Priority,
+    /// Tokens of the prompt that the node's cache is taken to hold.
+    pub(super) predicted: Option<u32>,
     /// Nodes tried.
     pub(super) attempts: u32,
     /// Whose decision was followed.
@@ -41,6 +48,25 @@ pub(super) struct Notes {
     pub(super) dispatched: Option<Instant>,
 }
 
+/// What the nodes have said so far.
+struct Round {
+    /// Nodes that failed the request.
+    met: Vec<String>,
+    /// Nodes that had lost the model.
+    looked_again: Vec<String>,
+    wants_load: bool,
+    may_load: bool,
+    last: Option<Refusal>,
+}
+
+impl Default for Round {
+    fn default() -> Self {
+        Self { met: Vec::new(), looked_again: Vec::new(), wants_load: false, may_load: true, last: None }
+    }
+}
+
+/// Tokens that an answer is taken to have where the client sets no limit.
+const ANSWER: u32 = 512;
 /// When a client may try again whose model was not there in time.
 const RETRY: Duration = Duration::from_secs(10);
 
@@ -56,6 +82,7 @@ impl Work {
         Self {
             gateway: gateway.clone(),
             tenant: caller.tenant.clone(),
+            priority: caller.priority,
             kind,
             asked,
             target,
@@ -72,22 +99,123 @@ impl Work {
         (outcome, self.notes)
     }
 
+    /// One node after the other, each with a seat, until one has begun an answer.
     async fn through_nodes(&mut self, deadline: Instant) -> Result<Started, Refusal> {
-        let nodes = self.route(deadline).await?;
-        let mut last = Refusal::unavailable("no_node", "no neuron could serve the request", RETRY);
-        for view in nodes {
+        self.notes.priority = self.priority;
+        let mut round = Round::default();
+        loop {
+            let granted = match self.kind {
+                // Counting tokens reads the model's files, and needs neither its weights nor a place.
+                Inference::Tokenize if !round.wants_load => self.any_node(&round).map_err(Denied::Refused),
+                _ => self.seat(&round, deadline).await,
+            };
+            let Granted { view, seat, waited, cold } = match granted {
+                Ok(granted) => granted,
+                Err(denied) => return Err(self.not_there_yet(self.denied(denied, &mut round))),
+            };
             self.notes.attempts += 1;
-            match self.try_node(&view, deadline).await {
+            self.notes.queue_wait += waited;
+            if let Some(cold) = cold {
+                *self.notes.cold_wait.get_or_insert_default() += cold;
+            }
+            match self.forward(&view, seat, deadline).await {
                 Ok(started) => return Ok(started),
                 Err(Failed::Final(refusal)) => return Err(refusal),
                 Err(Failed::Elsewhere(refusal)) => {
                     tracing::warn!(node = view.node.name, model = self.target.label, %refusal, "trying the next node");
-                    view.node.poke();
-                    last = refusal;
+                    self.next(&mut round, &view, refusal).await;
                 }
             }
         }
-        Err(self.not_there_yet(last))
+    }
+
+    /// What follows from a node's refusal.
+    async fn next(&self, round: &mut Round, view: &Arc<NodeView>, refusal: Refusal) {
+        let is_gone = refusal.code == "model_not_found" && self.target.catalogued;
+        // Unloaded behind the gateway's back, or its files were never there: once more, with a load.
+        if is_gone && !round.looked_again.contains(&view.node.name) {
+            round.looked_again.push(view.node.name.clone());
+            round.wants_load = true;
+            self.gateway.loads.refresh(&view.node).await;
+        } else {
+            // A node that is there and refuses is no reason to load the model on every other.
+            round.may_load &= refusal.code == "node_unavailable" || is_gone;
+            round.met.push(view.node.name.clone());
+            view.node.poke();
+        }
+        round.last = Some(refusal);
+    }
+
+    fn denied(&self, denied: Denied, round: &mut Round) -> Refusal {
+        let id = &self.target.model.id;
+        match (denied, round.last.take()) {
+            // No other node: what the last one said.
+            (Denied::Refused(refusal), Some(last)) if refusal.code == "no_node" => last,
+            (Denied::Refused(refusal), _) => refusal,
+            (Denied::Failed(failure), _) => refused(failure),
+            (Denied::Late { .. }, Some(last)) if !round.may_load => last,
+            (Denied::Late { cold: true }, _) => self.too_late(),
+            (Denied::Late { cold: false }, _) => {
+                let seconds = self.gateway.config.load().max_wait.as_secs();
+                let message = format!("{id} had no place within {seconds} s");
+                Refusal::unavailable("overloaded", message, RETRY)
+            }
+            (Denied::Full, _) => {
+                let message = format!("too many requests wait for {id}; try again later");
+                let refusal = Refusal::new(StatusCode::TOO_MANY_REQUESTS, "queue_full", message);
+                Refusal { retry_after: Some(RETRY), ..refusal }
+            }
+        }
+    }
+
+    async fn seat(&mut self, round: &Round, deadline: Instant) -> Result<Granted, Denied> {
+        let (loads, mut arm) = (self.gateway.loads.clone(), self.notes.arm);
+        let work = &*self;
+        let mut choose = || {
+            let (routed, whose) = route(work)?;
+            arm = whose;
+            work.but_for(routed, round)
+        };
+        let tokens = (work.asked.body.len() / 4) as u64 + u64::from(work.asked.max_tokens.unwrap_or(ANSWER));
+        let ask = Ask {
+            model: &work.target.model,
+            catalogued: work.target.catalogued,
+            tenant: &work.tenant,
+            priority: work.priority,
+            tokens,
+            again: round.last.is_some(),
+            may_load: round.may_load,
+            deadline,
+        };
+        let granted = loads.seat(&ask, &mut choose).await;
+        self.notes.arm = arm;
+        granted
+    }
+
+    /// Without those that were met.
+    fn but_for(&self, routed: Routed, round: &Round) -> Result<Routed, Refusal> {
+        let Routed::Nodes(mut nodes) = routed else { return Ok(routed) };
+        nodes.retain(|view| !round.met.contains(&view.node.name));
+        if !round.may_load {
+            nodes.retain(|view| find(view, &self.target.model).is_some_and(|found| found.info.can_serve()));
+        }
+        match nodes.is_empty() {
+            true => Err(Refusal::unavailable("no_node", "no neuron could serve the request", RETRY)),
+            false => Ok(Routed::Nodes(nodes)),
+        }
+    }
+
+    /// The first of the preferred nodes, with a seat that counts for nothing but being there.
+    fn any_node(&mut self, round: &Round) -> Result<Granted, Refusal> {
+        let (routed, arm) = route(self)?;
+        self.notes.arm = arm;
+        match self.but_for(routed, round)? {
+            Routed::Nodes(nodes) if !nodes.is_empty() => {
+                let (view, waited, seat) = (nodes[0].clone(), Duration::ZERO, Seat::aside());
+                Ok(Granted { view, seat, waited, cold: None })
+            }
+            _ => Err(Refusal::unavailable("no_node", "no neuron could serve the request", RETRY)),
+        }
     }
 
     /// A model of the catalogue exists, whatever the nodes say that it was just unloaded from.
@@ -97,51 +225,6 @@ impl Work {
         }
         let message = format!("no node has {} loaded at the moment; try again", self.target.model.id);
         Refusal::unavailable("model_loading", message, RETRY)
-    }
-
-    /// The routing policy may ask to wait; a change of the fleet ends the wait early.
-    async fn route(&mut self, deadline: Instant) -> Result<Vec<Arc<NodeView>>, Refusal> {
-        let mut changes = self.gateway.fleet.changes();
-        loop {
-            changes.borrow_and_update();
-            let (routed, arm) = route(self)?;
-            self.notes.arm = arm;
-            match routed {
-                Routed::Nodes(nodes) => return Ok(nodes),
-                Routed::Wait(time) => {
-                    if Instant::now() >= deadline {
-                        return Err(self.too_late());
-                    }
-                    tokio::select! {
-                        () = tokio::time::sleep_until(deadline.min(Instant::now() + time)) => {}
-                        _ = changes.changed() => {}
-                    }
-                }
-            }
-        }
-    }
-
-    async fn try_node(&mut self, view: &Arc<NodeView>, deadline: Instant) -> Result<Started, Failed> {
-        let id = self.target.model.id.clone();
-        // Before the load: the next one on this node must not evict the model before its waiters are there.
-        let seat = view.node.seat(&id);
-        let loaded = find(view, &self.target.model).is_some_and(|found| found.info.can_serve());
-        // Counting tokens reads the model's files, not its weights.
-        let needs_load = self.kind != Inference::Tokenize && !loaded;
-        if needs_load {
-            self.load(view, deadline).await?;
-        }
-        match self.forward(view, seat, deadline).await {
-            // Unloaded behind the gateway's back, or its files were never there: once more, with a load.
-            Err(Failed::Elsewhere(refusal))
-                if refusal.code == "model_not_found" && !needs_load && self.target.catalogued =>
-            {
-                let seat = view.node.seat(&id);
-                self.load(view, deadline).await?;
-                self.forward(view, seat, deadline).await
-            }
-            outcome => outcome,
-        }
     }
 
     async fn forward(
@@ -159,20 +242,8 @@ impl Work {
             Some(found) => found.info.id.clone(),
             None => self.target.model.node_id(),
         };
+        self.notes.predicted = cached(fresh, &name, &self.asked.conversation(&self.tenant));
         forward(self, &view.node, &name, seat, deadline).await
-    }
-
-    async fn load(&mut self, view: &Arc<NodeView>, deadline: Instant) -> Result<(), Failed> {
-        let started = Instant::now();
-        let load = self.gateway.loads.ensure(&view.node, &self.target.model);
-        let outcome = tokio::time::timeout_at(deadline, load).await;
-        let waited = started.elapsed();
-        *self.notes.cold_wait.get_or_insert_default() += waited;
-        match outcome {
-            Ok(Ok(())) => Ok(()),
-            Ok(Err(failure)) => Err(refused(failure)),
-            Err(_elapsed) => Err(Failed::Final(self.too_late())),
-        }
     }
 
     fn too_late(&self) -> Refusal {
@@ -182,9 +253,8 @@ impl Work {
     }
 }
 
-fn refused(failure: LoadFailure) -> Failed {
-    let elsewhere = failure.elsewhere;
-    let retry_after = failure.status.is_server_error().then_some(RETRY);
-    let refusal = Refusal { retry_after, ..Refusal::new(failure.status, &failure.code, failure.message) };
-    if elsewhere { Failed::Elsewhere(refusal) } else { Failed::Final(refusal) }
+fn refused(failure: LoadFailure) -> Refusal {
+    let retryable = failure.status.is_server_error() || failure.status == StatusCode::TOO_MANY_REQUESTS;
+    let refusal = Refusal::new(failure.status, &failure.code, failure.message);
+    Refusal { retry_after: retryable.then_some(RETRY), ..refusal }
 }

@@ -1,6 +1,7 @@
 //! Who is calling, and whether they may.
 
 use crate::config::Config;
+use crate::fleet::Priority;
 use crate::refusal::Refusal;
 use http::{HeaderMap, StatusCode, header};
 use sha2::{Digest, Sha256};
@@ -11,6 +12,7 @@ use std::net::IpAddr;
 pub(super) struct Caller {
     /// Name of the key; empty without one.
     pub(super) tenant: String,
+    pub(super) priority: Priority,
 }
 
 /// With keys, one of them is needed. Without, loopback and private networks are served.
@@ -29,7 +31,7 @@ pub(super) fn authenticate(config: &Config, from: IpAddr, headers: &HeaderMap) -
     };
     let digest: [u8; 32] = Sha256::digest(key).into();
     match config.keys.iter().find(|k| k.sha256 == digest) {
-        Some(key) => Ok(Caller { tenant: key.name.clone() }),
+        Some(key) => Ok(Caller { tenant: key.name.clone(), priority: key.priority }),
         None => refuse("this key is not known here"),
     }
 }

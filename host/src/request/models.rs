@@ -58,7 +58,7 @@ fn entry(gateway: &Gateway, fleet: &Fleet, model: &Model, catalogued: bool) -> V
         .collect();
     let on: Vec<&ModelInfo> = here.iter().map(|(_, info)| *info).collect();
     let able = fleet.nodes.iter().filter(|view| {
-        let loading = gateway.loads.running(&view.node.name, &model.id);
+        let loading = gateway.loads.running(&view.node, &model.id);
         readiness(view, model, catalogued, loading) > state::CANNOT
     });
     let feasible_on: Vec<&str> = able.map(|view| view.node.name.as_str()).collect();

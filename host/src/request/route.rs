@@ -4,21 +4,13 @@ use super::acquire::Work;
 use super::now_ms;
 use crate::decide::{Arm, Asked};
 use crate::facts::{NodeFacts, RequestFacts};
-use crate::fleet::{Fleet, NodeView, facts};
+use crate::fleet::{Fleet, NodeView, Routed, facts, why_nobody};
 use crate::policy::{self, Decision, RouteRequest};
 use crate::refusal::Refusal;
 use http::StatusCode;
 use neuron_protocol::prefix::PrefixChain;
 use std::sync::Arc;
 use std::time::Duration;
-
-/// What to do now.
-pub(super) enum Routed {
-    /// Best first, not empty.
-    Nodes(Vec<Arc<NodeView>>),
-    /// Ask again after this time, or when the fleet changes.
-    Wait(Duration),
-}
 
 /// When a client may try again that met no node.
 const RETRY: Duration = Duration::from_secs(5);
@@ -34,6 +26,10 @@ pub(super) fn route(work: &Work) -> Result<(Routed, Arm), Refusal> {
     let nodes = facts(&fleet, &work.target.model, work.target.catalogued, &work.gateway.loads, &conversation);
     let (decision, arm) =
         work.gateway.decider.route(&work.gateway.config.load(), asked(work, &fleet, &nodes));
+    if !nodes.iter().any(NodeFacts::is_able) && !matches!(decision, Some(Decision::Wait(_))) {
+        let message = why_nobody(&fleet, &work.target.model, work.target.catalogued);
+        return Err(Refusal::unavailable("no_node", message, RETRY));
+    }
     let order = match decision {
         Some(Decision::Pick(order)) => order,
         Some(Decision::Wait(time)) => return Ok((Routed::Wait(time), arm)),

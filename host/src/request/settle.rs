@@ -36,6 +36,10 @@ pub struct RequestRecord {
     /// After the first token, streams only.
     pub tokens_per_second: Option<f64>,
     pub cold_wait_s: Option<f64>,
+    /// For its seat, the model being there or not.
+    pub queue_wait_s: f64,
+    /// Tokens of the prompt that the node's cache was taken to hold; `None` where nothing was known of it.
+    pub predicted_prompt_tokens: Option<u32>,
     pub prompt_tokens: u64,
     pub cached_prompt_tokens: u64,
     pub completion_tokens: u64,
@@ -218,6 +222,8 @@ impl Ledger {
             time_to_first_token_s: self.first_token.map(|at| (at - self.arrived).as_secs_f64()),
             tokens_per_second: pace.map(|time| (completion_tokens - 1) as f64 / time.as_secs_f64()),
             cold_wait_s: self.notes.cold_wait.map(|wait| wait.as_secs_f64()),
+            queue_wait_s: self.notes.queue_wait.as_secs_f64(),
+            predicted_prompt_tokens: self.notes.predicted,
             prompt_tokens: self.usage.prompt_tokens,
             cached_prompt_tokens: self.usage.prompt_tokens_details.unwrap_or_default().cached_tokens,
             completion_tokens,
@@ -241,6 +247,16 @@ impl Ledger {
         observe(&metrics.time_to_first_token, record.time_to_first_token_s);
         observe(&metrics.tokens_per_second, record.tokens_per_second);
         observe(&metrics.cold_wait, record.cold_wait_s);
+        if self.notes.attempts > 0 {
+            let labels = [model, self.notes.priority.name()];
+            metrics.queue_wait.with_label_values(&labels).observe(record.queue_wait_s);
+        }
+        let answered = record.status < 400 && record.prompt_tokens > 0;
+        let off = |predicted: u32| f64::from(predicted) - record.cached_prompt_tokens as f64;
+        observe(
+            &metrics.prefix_prediction_error,
+            record.predicted_prompt_tokens.filter(|_| answered).map(off),
+        );
         metrics.prompt_tokens.with_label_values(&[model]).inc_by(record.prompt_tokens);
         metrics.cached_prompt_tokens.with_label_values(&[model]).inc_by(record.cached_prompt_tokens);
         metrics.completion_tokens.with_label_values(&[model]).inc_by(record.completion_tokens);

@@ -146,10 +146,13 @@ async fn what_operators_type() {
 
     let config = pair.dir.path().join("cortex.toml");
     succeeds(&cortex(&["check", "--config", config.to_str().unwrap()]));
-    std::fs::write(pair.dir.path().join("models.toml"), "[[models]]\nid = \"o/a\"\npreload = true\n")
-        .unwrap();
+    std::fs::write(
+        pair.dir.path().join("models.toml"),
+        "[[models]]\nid = \"o/a\"\n[[models]]\nid = \"o/b\"\nresidency_priority = 7\n",
+    )
+    .unwrap();
     let checked = String::from_utf8(cortex(&["check", "--config", config.to_str().unwrap()]).stdout).unwrap();
-    assert!(checked.contains("not acted on yet: preload (o/a)"), "{checked}");
+    assert!(checked.contains("o/b is of class 7"), "{checked}");
     std::fs::write(&config, "[gatway]\n").unwrap();
     let refused = cortex(&["check", "--config", config.to_str().unwrap()]);
     assert!(!refused.status.success());

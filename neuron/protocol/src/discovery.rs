@@ -36,6 +36,29 @@ pub struct Discovery {
     /// Longest prompt that the daemon accepts, in tokens; 0 = unknown.
     #[serde(default)]
     pub max_prompt_tokens: u64,
+    /// What it can beyond the fleet's common wire format, by the names in [`feature`].
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub features: Vec<String>,
+}
+
+/// Names in [`Discovery::features`].
+pub mod feature {
+    /// `GET /watch`.
+    pub const WATCH: &str = "watch";
+    /// `wait` and `lease` of a load, and `load-progress` on `/watch`.
+    pub const LOAD_PROGRESS: &str = "load-progress";
+    /// `mode`, `min_idle_ms`, `generation` and `holder` of an unload.
+    pub const CONDITIONAL_UNLOAD: &str = "conditional-unload";
+    /// `POST /defrag`.
+    pub const DEFRAG: &str = "defrag";
+    /// `POST /models/park` and `POST /models/wake`.
+    pub const PARK: &str = "park";
+}
+
+impl Discovery {
+    pub fn has(&self, feature: &str) -> bool {
+        self.features.iter().any(|known| known == feature)
+    }
 }
 
 /// One device that models can be loaded on.

@@ -99,4 +99,8 @@ pub struct ModelLoad {
     /// Bytes of the cache that hold something, used or kept. Beyond the fleet's common wire format.
     #[serde(default)]
     pub kv_used_bytes: u64,
+    /// Milliseconds since its last request ended, whoever sent it. Beyond the fleet's common wire format, and
+    /// left out of `/watch`, where it would change for ever.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub idle_ms: Option<u64>,
 }

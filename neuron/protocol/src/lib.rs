@@ -13,11 +13,12 @@ pub mod model_id;
 pub mod prefix;
 mod watch;
 
-pub use discovery::{Device, Discovery, Version};
+pub use discovery::{Device, Discovery, Version, feature};
 pub use error::{ApiError, ErrorBody, LoadError, LoadFailure, LoadFailureBody, Problem};
 pub use health::{Activation, ActivationState, DeviceHealth, FailedActivation, Health, ModelLoad};
 pub use lifecycle::{
-    Capabilities, Endpoint, LoadRequest, LoadResponse, TokenCount, UnloadRequest, UnloadResponse,
+    Capabilities, Defragged, Endpoint, Lease, LoadRequest, LoadResponse, StillNeeded, TokenCount, UnloadMode,
+    UnloadRefused, UnloadRefusedBody, UnloadRequest, UnloadResponse,
 };
 pub use model::{Cost, Limit, ModelInfo, ModelStatus, Servable};
-pub use watch::{Prefix, PrefixChanges, Snapshot, WatchEvent};
+pub use watch::{LoadFailed, LoadPhase, LoadProgress, Prefix, PrefixChanges, Snapshot, WatchEvent};

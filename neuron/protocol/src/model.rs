@@ -30,6 +30,9 @@ pub struct ModelInfo {
     /// Absent means servable.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub servable: Option<Servable>,
+    /// Tells one load of it from the next. Beyond the fleet's common wire format.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub generation: Option<u64>,
 }
 
 impl ModelInfo {
@@ -48,6 +51,8 @@ pub enum ModelStatus {
     Loading,
     Reloading,
     Recovering,
+    /// Its weights lie in the host's memory and are back on the device sooner than by a load.
+    Parked,
     /// A state of a newer daemon; nothing is sent to it.
     #[serde(other)]
     Unknown,

@@ -15,6 +15,8 @@ pub enum WatchEvent {
     Load(Box<ModelLoad>),
     /// `device`: an entry of /health's `devices`.
     Device(DeviceHealth),
+    /// `load-progress`: how far a load is; the last one says how it ended.
+    Progress(LoadProgress),
     /// `prefixes`: what a model's cache has gained and lost.
     Prefixes(PrefixChanges),
     /// An event of a newer daemon.
@@ -31,6 +33,55 @@ pub struct Snapshot {
     /// What each model's cache holds, all of it in `added`.
     #[serde(default)]
     pub prefixes: Vec<PrefixChanges>,
+    /// Loads under way.
+    #[serde(default)]
+    pub loads: Vec<LoadProgress>,
+}
+
+/// How far a load is.
+#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
+pub struct LoadProgress {
+    /// The model's id, as in /models.
+    pub model: String,
+    pub phase: LoadPhase,
+    /// Bytes that this phase has moved.
+    #[serde(default)]
+    pub bytes_done: u64,
+    /// Bytes that it moves; 0 = unknown.
+    #[serde(default)]
+    pub bytes_total: u64,
+    /// An estimate by the speed so far.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub seconds_left: Option<f64>,
+    /// With `failed`: what a load that was waited for would have been answered, status and body.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub failure: Option<LoadFailed>,
+}
+
+/// An answer to a load that nobody waited for.
+#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
+pub struct LoadFailed {
+    pub status: u16,
+    /// The body, JSON in a text.
+    pub body: String,
+}
+
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum LoadPhase {
+    /// Finding out what there is to load, and whether it fits.
+    #[default]
+    Checking,
+    Downloading,
+    /// For another load to end.
+    Waiting,
+    /// From disk into memory.
+    Reading,
+    Loaded,
+    Failed,
+    /// A phase of a newer daemon.
+    #[serde(other)]
+    Unknown,
 }
 
 /// A conversation's beginning that lies in a cache.
@@ -61,6 +112,7 @@ impl WatchEvent {
             Self::Model(_) => "model",
             Self::Load(_) => "load",
             Self::Device(_) => "device",
+            Self::Progress(_) => "load-progress",
             Self::Prefixes(_) => "prefixes",
             Self::Unknown => "unknown",
         }
@@ -73,6 +125,7 @@ impl WatchEvent {
             "model" => Self::Model(Deserialize::deserialize(data)?),
             "load" => Self::Load(Deserialize::deserialize(data)?),
             "device" => Self::Device(Deserialize::deserialize(data)?),
+            "load-progress" => Self::Progress(Deserialize::deserialize(data)?),
             "prefixes" => Self::Prefixes(Deserialize::deserialize(data)?),
             _ => {
                 IgnoredAny::deserialize(data)?;
@@ -104,6 +157,13 @@ mod tests {
             WatchEvent::Load(ModelLoad { id: "m".into(), in_flight: 3, ..ModelLoad::default() }.into()),
             WatchEvent::Device(DeviceHealth { index: 1, ..DeviceHealth::default() }),
             WatchEvent::Prefixes(prefixes),
+            WatchEvent::Progress(LoadProgress {
+                model: "m".into(),
+                phase: LoadPhase::Reading,
+                bytes_done: 1,
+                bytes_total: 2,
+                ..LoadProgress::default()
+            }),
         ];
         for event in events {
             let data = serde_json::to_string(&event).unwrap();
@@ -118,7 +178,9 @@ mod tests {
 
     #[test]
     fn what_is_new_is_passed_over_and_what_is_wrong_is_an_error() {
-        assert_eq!(parse("load-progress", "{}").unwrap(), WatchEvent::Unknown);
+        assert_eq!(parse("weather", "{}").unwrap(), WatchEvent::Unknown);
+        let new = parse("load-progress", r#"{"model":"m","phase":"hashing"}"#).unwrap();
+        assert!(matches!(new, WatchEvent::Progress(LoadProgress { phase: LoadPhase::Unknown, .. })));
         assert_eq!(parse("snapshot", "{\"new\":1}").unwrap(), WatchEvent::Snapshot(Box::default()));
         assert!(parse("prefixes", "{}").is_err());
         assert!(parse("model", "[").is_err());

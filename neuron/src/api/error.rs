@@ -5,7 +5,12 @@ use axum::{
     http::{HeaderValue, Method, StatusCode, Uri, header},
     response::{IntoResponse, Response},
 };
-use neuron_protocol::{ApiError as Wire, ErrorBody, LoadError, LoadFailure as WireLoadFailure, Problem};
+use neuron_protocol::{
+    ApiError as Wire, ErrorBody, LoadError, LoadFailed, LoadFailure as WireLoadFailure, Problem, StillNeeded,
+    UnloadRefused,
+};
+
+use serde_json::Value;
 
 use crate::{
     device::{Failure, Unavailable},
@@ -92,6 +97,10 @@ impl ApiError {
         match failure {
             Failure::QueueTimeout => Self::overloaded(&failure.to_string()),
             Failure::NotLoaded => Self::no_model(format!("{model} was unloaded before its turn came")),
+            Failure::Cut => {
+                let status = StatusCode::SERVICE_UNAVAILABLE;
+                Self::new(status, "server_error", "model_unloaded", failure.to_string())
+            }
             Failure::Stalled => {
                 let status = StatusCode::REQUEST_TIMEOUT;
                 Self::new(status, "invalid_request_error", "client_stalled", failure.to_string())
@@ -141,6 +150,8 @@ pub(super) enum LifecycleError {
     Load(LoadFailure),
     /// 404.
     NotLoaded(String),
+    /// 409.
+    StillNeeded(StillNeeded),
     /// The body could not be read or is not what it should be.
     Body(ApiError),
 }
@@ -151,20 +162,45 @@ impl IntoResponse for LifecycleError {
             |status: StatusCode, error: String| (status, Json(Problem { error, code: None })).into_response();
         let response = match self {
             Self::NotLoaded(model) => problem(StatusCode::NOT_FOUND, format!("{model} is not loaded here")),
+            Self::StillNeeded(cause) => {
+                (StatusCode::CONFLICT, Json(UnloadRefused::from(cause))).into_response()
+            }
             Self::Body(error) => problem(error.status, error.body.message),
-            Self::Load(LoadFailure::Request(text)) => problem(StatusCode::BAD_REQUEST, text),
-            Self::Load(LoadFailure::Engine(text)) => problem(StatusCode::INTERNAL_SERVER_ERROR, text),
-            Self::Load(LoadFailure::Preflight(error)) => {
-                let status = match *error {
-                    // Retryable once something else has gone, unlike everything else that preflight finds.
-                    LoadError::InsufficientVram { .. } => StatusCode::INSUFFICIENT_STORAGE,
-                    _ => StatusCode::UNPROCESSABLE_ENTITY,
-                };
-                (status, Json(WireLoadFailure::from(*error))).into_response()
+            Self::Load(failure) => {
+                let (status, body) = load_failure(failure);
+                (status, Json(body)).into_response()
             }
         };
         with_retry_after(response)
     }
+}
+
+/// A failed load as an answer: status and body.
+fn load_failure(failure: LoadFailure) -> (StatusCode, Value) {
+    let (status, body) = match failure {
+        LoadFailure::Request(error) => {
+            (StatusCode::BAD_REQUEST, serde_json::to_value(Problem { error, code: None }))
+        }
+        LoadFailure::Engine(error) => {
+            (StatusCode::INTERNAL_SERVER_ERROR, serde_json::to_value(Problem { error, code: None }))
+        }
+        LoadFailure::Preflight(error) => {
+            let status = match *error {
+                // Retryable once something else has gone, unlike everything else that preflight finds.
+                LoadError::InsufficientVram { .. } => StatusCode::INSUFFICIENT_STORAGE,
+                _ => StatusCode::UNPROCESSABLE_ENTITY,
+            };
+            (status, serde_json::to_value(WireLoadFailure::from(*error)))
+        }
+    };
+    // Texts and numbers: it cannot fail.
+    (status, body.unwrap_or_default())
+}
+
+/// As `/watch` tells it, for a load that nobody waited for.
+pub(super) fn load_failed(failure: LoadFailure) -> LoadFailed {
+    let (status, body) = load_failure(failure);
+    LoadFailed { status: status.as_u16(), body: body.to_string() }
 }
 
 /// Every answer after which the same request may succeed says when.

@@ -6,10 +6,12 @@ use axum::{
     Json,
     body::Body,
     extract::{Path, State},
-    http::Uri,
+    http::{StatusCode, Uri},
     response::{IntoResponse, Response},
 };
-use neuron_protocol::{Capabilities, Endpoint, LoadRequest, LoadResponse, UnloadRequest, UnloadResponse};
+use neuron_protocol::{
+    Capabilities, Defragged, Endpoint, LoadRequest, LoadResponse, UnloadRequest, UnloadResponse,
+};
 use serde::de::DeserializeOwned;
 use serde_json::Value;
 
@@ -18,14 +20,18 @@ use super::{
     error::{self, ApiError, LifecycleError},
     meta,
 };
+use crate::{memory, registry::UnloadFailure};
 
 pub(super) async fn load(
     State(app): State<Arc<App>>,
     body: Body,
-) -> Result<Json<LoadResponse>, LifecycleError> {
+) -> Result<(StatusCode, Json<LoadResponse>), LifecycleError> {
     let request: LoadRequest = typed(body).await?;
-    app.registry.load(request).await.map_err(LifecycleError::Load)?;
-    Ok(Json(LoadResponse { status: "loaded".to_owned() }))
+    let (code, status) = match app.registry.load(request).await.map_err(LifecycleError::Load)? {
+        true => (StatusCode::OK, "loaded"),
+        false => (StatusCode::ACCEPTED, "loading"),
+    };
+    Ok((code, Json(LoadResponse { status: status.to_owned() })))
 }
 
 pub(super) async fn unload(
@@ -33,10 +39,23 @@ pub(super) async fn unload(
     body: Body,
 ) -> Result<Json<UnloadResponse>, LifecycleError> {
     let request: UnloadRequest = typed(body).await?;
-    match app.registry.unload(&request.model_id).await.map_err(LifecycleError::Load)? {
-        true => Ok(Json(UnloadResponse { status: "unloaded".to_owned() })),
-        false => Err(LifecycleError::NotLoaded(request.model_id)),
+    match app.registry.unload(&request).await {
+        Ok(true) => Ok(Json(UnloadResponse { status: "unloaded".to_owned() })),
+        Ok(false) => Err(LifecycleError::NotLoaded(request.model_id)),
+        Err(UnloadFailure::StillNeeded(cause)) => Err(LifecycleError::StillNeeded(cause)),
+        Err(UnloadFailure::Failed(failure)) => Err(LifecycleError::Load(failure)),
     }
+}
+
+/// Gives all memory back that holds nothing, and says what the device shows then.
+pub(super) async fn defrag(State(app): State<Arc<App>>) -> Json<Defragged> {
+    let free_before_mb = app.registry.memory().free_mb;
+    // It walks the whole heap.
+    let gave = tokio::task::spawn_blocking(memory::give_back).await;
+    if let Err(error) = gave {
+        tracing::error!(%error, "memory could not be given back");
+    }
+    Json(Defragged { free_before_mb, free_after_mb: app.registry.memory().free_mb })
 }
 
 /// `/models/{id}/endpoint` and `/models/{id}/capabilities`. The id holds slashes, encoded or not.

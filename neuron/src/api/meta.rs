@@ -5,13 +5,14 @@ use std::sync::Arc;
 use axum::{Json, extract::State as Of};
 use neuron_protocol::{
     Device, DeviceHealth, Discovery, Health, Limit, ModelInfo, ModelLoad, ModelStatus, Servable, Version,
+    feature,
 };
 use serde_json::{Value, json};
 
 use super::App;
 use crate::{
     host,
-    registry::{Ready, Registry, State},
+    registry::{Ready, Registry, State, millis},
 };
 
 pub(super) async fn root() -> Json<Value> {
@@ -50,6 +51,9 @@ pub(super) fn discover(registry: &Registry) -> Discovery {
         harnesses: vec!["candle".to_owned()],
         cuda_unavailable_reason: Some(host::why_no_cuda().to_owned()),
         max_prompt_tokens: registry.config.engine.max_context,
+        features: [feature::WATCH, feature::LOAD_PROGRESS, feature::CONDITIONAL_UNLOAD, feature::DEFRAG]
+            .map(str::to_owned)
+            .into(),
     }
 }
 
@@ -98,6 +102,7 @@ fn load_of(ready: &Ready, max_queue_depth: u64) -> ModelLoad {
         kv_available_mb: ready.estimate.cache_mb * available / total.max(1),
         weights_bytes,
         kv_used_bytes,
+        idle_ms: ready.stats.idle().map(millis),
         ..ModelLoad::default()
     }
 }
@@ -133,6 +138,7 @@ fn loaded(ready: &Ready) -> ModelInfo {
         limit: Some(Limit { context: ready.context, input: None, output: ready.context }),
         // Calls and thoughts are given out as the text that they are in the answer, so neither is promised.
         engine: Some(if ready.batched { "batched" } else { "single" }.to_owned()),
+        generation: Some(ready.generation),
         tool_call: false,
         reasoning: false,
         ..info(ready.id.clone(), ModelStatus::Loaded)

@@ -2,10 +2,13 @@
 
 use std::{
     sync::{
-        Arc, OnceLock,
-        atomic::{AtomicU64, Ordering::Relaxed},
+        Arc, Mutex, MutexGuard, OnceLock, PoisonError,
+        atomic::{
+            AtomicU64,
+            Ordering::{Relaxed, SeqCst},
+        },
     },
-    time::Duration,
+    time::{Duration, Instant},
 };
 
 use super::prefixes::Prefixes;
@@ -35,6 +38,8 @@ pub(crate) struct Stats {
     displaced: AtomicU64,
     /// Which beginnings of conversations its cache holds.
     pub(crate) prefixes: Prefixes,
+    /// When its last request ended; `None` before the first.
+    used: Mutex<Option<Instant>>,
     /// Set when the engine broke down in this model.
     fault: OnceLock<String>,
 }
@@ -119,7 +124,21 @@ impl Stats {
 
     /// Requests that generate, and that wait.
     pub(crate) fn load(&self) -> (u64, u64) {
-        (self.in_flight.load(Relaxed), self.queued.load(Relaxed))
+        // In this order, with that of `Seat::take`, a model that works is never seen at rest.
+        let queued = self.queued.load(SeqCst);
+        (self.in_flight.load(SeqCst), queued)
+    }
+
+    /// Since its last request ended; zero while there is one. `None`: there was none yet.
+    pub(crate) fn idle(&self) -> Option<Duration> {
+        match self.load() {
+            (0, 0) => (*self.used()).map(|at| at.elapsed()),
+            _ => Some(Duration::ZERO),
+        }
+    }
+
+    fn used(&self) -> MutexGuard<'_, Option<Instant>> {
+        self.used.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// Requests refused because the queue was full, and because they waited too long.
@@ -166,13 +185,16 @@ impl Seat {
         if self.held == Held::Waiting {
             self.held = Held::Generating;
             // In this order a model is never seen at rest in between.
-            self.stats.in_flight.fetch_add(1, Relaxed);
-            self.stats.queued.fetch_sub(1, Relaxed);
+            self.stats.in_flight.fetch_add(1, SeqCst);
+            self.stats.queued.fetch_sub(1, SeqCst);
         }
     }
 
     /// Before the client hears of the end, so that no figure is behind what it knows.
     pub(crate) fn give_back(&mut self) {
+        if self.held != Held::Nothing {
+            *self.stats.used() = Some(Instant::now());
+        }
         match std::mem::replace(&mut self.held, Held::Nothing) {
             Held::Waiting => self.stats.queued.fetch_sub(1, Relaxed),
             Held::Generating => self.stats.in_flight.fetch_sub(1, Relaxed),

@@ -127,7 +127,7 @@ impl Rig {
             data_offset: 0,
             file_len: 0,
         };
-        let weights = Weights::Gguf { path: std::path::PathBuf::new(), header: Arc::new(header) };
+        let weights = Weights::gguf(std::path::PathBuf::new(), Arc::new(header));
         let plan = Blueprint::Decoder(shape_for_tests(Architecture::Llama));
         let (room, stats) = (Room { context: 64, cached: 64 }, Arc::clone(&self.stats));
         self.device.load(self.key, weights, plan, room, stats).await.unwrap();

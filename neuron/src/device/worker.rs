@@ -62,6 +62,11 @@ impl Worker {
         match control {
             Control::Load(load) => self.load(*load),
             Control::Unload(key, reply) => self.leaving.push((key, reply)),
+            Control::Cut(key) => {
+                if let Some(lane) = self.lanes.get_mut(&key) {
+                    lane.fail_all(&Failure::Cut);
+                }
+            }
             Control::Generate(sequence) => self.start(*sequence),
             Control::Mark(marked) => {
                 if let Some(lane) = self.lanes.get_mut(&marked.model) {

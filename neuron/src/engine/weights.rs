@@ -4,7 +4,10 @@ use std::{
     fs::File,
     os::unix::fs::FileExt,
     path::{Path, PathBuf},
-    sync::Arc,
+    sync::{
+        Arc,
+        atomic::{AtomicU64, Ordering},
+    },
 };
 
 use neuron_kernels::{dense::Float, quant::Source};
@@ -17,7 +20,14 @@ use crate::{
 
 /// A model's files, their headers read and checked.
 #[derive(Debug, Clone)]
-pub enum Weights {
+pub struct Weights {
+    pub(crate) files: Files,
+    /// Bytes that have been read of them.
+    read: Arc<AtomicU64>,
+}
+
+#[derive(Debug, Clone)]
+pub(crate) enum Files {
     Gguf { path: PathBuf, header: Arc<Header> },
     Safetensors(Arc<Safetensors>),
 }
@@ -69,20 +79,35 @@ impl Kind {
 }
 
 impl Weights {
+    pub fn gguf(path: PathBuf, header: Arc<Header>) -> Self {
+        Self { files: Files::Gguf { path, header }, read: Arc::default() }
+    }
+
+    pub fn safetensors(files: Arc<Safetensors>) -> Self {
+        Self { files: Files::Safetensors(files), read: Arc::default() }
+    }
+
+    /// Counts the bytes that are read from now on.
+    pub(crate) fn counter(&self) -> Arc<AtomicU64> {
+        Arc::clone(&self.read)
+    }
+
     /// The tensor's kind, by GGUF's name for it.
     pub(crate) fn kind(&self, name: &str) -> Option<Kind> {
-        match self {
-            Self::Gguf { header, .. } => Kind::of(header.tensors.get(name)?.format),
-            Self::Safetensors(files) => files.kind(name),
+        match &self.files {
+            Files::Gguf { header, .. } => Kind::of(header.tensors.get(name)?.format),
+            Files::Safetensors(files) => files.kind(name),
         }
     }
 
     /// Reads a tensor by GGUF's name for it, or one expert's part of it.
     pub(crate) fn read(&self, name: &str, expert: Option<u64>) -> Result<Raw, ModelError> {
-        match self {
-            Self::Gguf { path, header } => read_gguf(path, header, name, expert),
-            Self::Safetensors(files) => files.read(name, expert),
-        }
+        let raw = match &self.files {
+            Files::Gguf { path, header } => read_gguf(path, header, name, expert),
+            Files::Safetensors(files) => files.read(name, expert),
+        }?;
+        self.read.fetch_add(raw.bytes.len() as u64, Ordering::Relaxed);
+        Ok(raw)
     }
 }
 

@@ -28,7 +28,7 @@ impl Registry {
                 registry.note(|activation| {
                     activation.in_progress = None;
                     match outcome {
-                        Ok(()) => activation.completed.push(model_id),
+                        Ok(_) => activation.completed.push(model_id),
                         Err(e) => activation.failed.push(FailedActivation { model_id, error: e.to_string() }),
                     }
                 });

@@ -1,15 +1,28 @@
 //! One model's state, which whoever waits for it can watch.
 
-use std::sync::Arc;
+use std::{
+    sync::Arc,
+    time::{Duration, Instant},
+};
 
+use neuron_protocol::{Lease, StillNeeded, UnloadMode, UnloadRequest};
 use tokio::sync::watch;
 
 use super::LoadFailure;
 use crate::{
     device::{ModelKey, Stats},
     engine::Estimate,
+    progress::Progress,
     text::TextModel,
 };
+
+/// Whoever asks for more has this.
+const LONGEST_LEASE: Duration = Duration::from_secs(60);
+
+/// Longer than any that matters is as good as this.
+pub(crate) fn millis(time: Duration) -> u64 {
+    u64::try_from(time.as_millis()).unwrap_or(u64::MAX)
+}
 
 /// Where a model is in its life.
 #[derive(Debug, Clone)]
@@ -37,11 +50,41 @@ pub(crate) struct Ready {
     pub(crate) batched: bool,
     pub(crate) estimate: Estimate,
     pub(crate) stats: Arc<Stats>,
+    /// Tells this load of it from the next.
+    pub(crate) generation: u64,
+    pub(crate) since: Instant,
+    /// Whose it is for a while.
+    pub(crate) lease: Option<Lease>,
     /// Tokens that end an answer.
     pub(crate) end: Arc<[u32]>,
 }
 
 impl Ready {
+    /// Why it is not to be unloaded on these conditions.
+    pub(crate) fn still_needed(&self, request: &UnloadRequest) -> Option<StillNeeded> {
+        let generation = self.generation;
+        if request.generation.is_some_and(|meant| meant != generation) {
+            return Some(StillNeeded::Generation { generation });
+        }
+        if request.mode != Some(UnloadMode::IfIdle) {
+            return None;
+        }
+        let (running, waiting) = self.stats.load();
+        if running + waiting > 0 {
+            return Some(StillNeeded::Busy { in_flight: running + waiting });
+        }
+        let idle = self.stats.idle();
+        if let Some(lease) = self.lease.as_ref().filter(|l| request.holder.as_ref() != Some(&l.holder)) {
+            let left =
+                Duration::from_millis(lease.ms).min(LONGEST_LEASE).saturating_sub(self.since.elapsed());
+            if !left.is_zero() {
+                return Some(StillNeeded::Leased { holder: lease.holder.clone(), ms_left: millis(left) });
+            }
+        }
+        let idle_ms = millis(idle.unwrap_or_else(|| self.since.elapsed()));
+        request.min_idle_ms.filter(|least| idle_ms < *least).map(|_| StillNeeded::Used { idle_ms })
+    }
+
     /// As a length in memory.
     pub(crate) fn window(&self) -> usize {
         usize::try_from(self.context).unwrap_or(usize::MAX)
@@ -50,6 +93,7 @@ impl Ready {
 
 pub(super) struct Entry {
     pub(super) id: String,
+    pub(super) progress: Progress,
     /// `org/name`.
     pub(super) repo: String,
     state: watch::Sender<State>,
@@ -57,7 +101,7 @@ pub(super) struct Entry {
 
 impl Entry {
     pub(super) fn new(id: String, repo: String) -> Self {
-        Self { id, repo, state: watch::Sender::new(State::Loading) }
+        Self { id, repo, progress: Progress::default(), state: watch::Sender::new(State::Loading) }
     }
 
     pub(super) fn state(&self) -> State {
@@ -68,13 +112,20 @@ impl Entry {
         self.state.send_replace(state);
     }
 
-    /// From ready to unloading; `false`: it is not ready, so another has done it.
-    pub(super) fn start_unloading(&self) -> bool {
-        self.state.send_if_modified(|state| {
+    /// From ready to unloading, where the request's conditions hold; `Ok(false)`: it is not ready, so another has
+    /// done it. A request that comes after finds it unloading, one that came before is counted.
+    pub(super) fn start_unloading(&self, request: &UnloadRequest) -> Result<bool, StillNeeded> {
+        let mut refused = None;
+        let begun = self.state.send_if_modified(|state| {
             let State::Ready(ready) = state else { return false };
+            refused = ready.still_needed(request);
+            if refused.is_some() {
+                return false;
+            }
             *state = State::Unloading(Arc::clone(ready));
             true
-        })
+        });
+        refused.map_or(Ok(begun), Err)
     }
 
     /// The state once it is neither loading nor unloading.

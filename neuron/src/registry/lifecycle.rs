@@ -1,11 +1,14 @@
 //! Loading and unloading. Both go on when the client that asked leaves: they run in tasks of the
 //! registry's own, and whoever asks waits for them.
 
-use std::sync::Arc;
+use std::{
+    sync::{Arc, atomic::Ordering},
+    time::Instant,
+};
 
-use neuron_protocol::{LoadError, LoadRequest, model_id::ModelId};
+use neuron_protocol::{LoadError, LoadPhase, LoadRequest, UnloadMode, UnloadRequest, model_id::ModelId};
 
-use super::{Entry, LoadFailure, Ready, Registry, State};
+use super::{Entry, LoadFailure, Ready, Registry, State, UnloadFailure};
 use crate::{
     device::Stats,
     preflight::{self, Checked},
@@ -13,8 +16,9 @@ use crate::{
 };
 
 impl Registry {
-    /// Loads a model, or waits for the load that is under way; `Ok` once it is resident.
-    pub(crate) async fn load(self: &Arc<Self>, request: LoadRequest) -> Result<(), LoadFailure> {
+    /// Loads a model, or joins the load that is under way. Resident once it returns `true`; with `wait: false`
+    /// it returns `false` where the load has begun.
+    pub(crate) async fn load(self: &Arc<Self>, request: LoadRequest) -> Result<bool, LoadFailure> {
         check_request(&request)?;
         let canonical = self.canonical(&request.model_id)?;
         if let Some(tp_size) = request.tensor_parallel.filter(|size| *size > 1) {
@@ -38,9 +42,12 @@ impl Registry {
         }
         loop {
             let entry = self.entry_or_load(&canonical, &request);
+            if request.wait == Some(false) && matches!(entry.state(), State::Loading) {
+                return Ok(false);
+            }
             match entry.settled().await {
                 State::Ready(ready) if ready.stats.fault().is_none() => {
-                    return check_quant(&ready, request.quant.as_deref());
+                    return check_quant(&ready, request.quant.as_deref()).map(|()| true);
                 }
                 State::Failed(failure) => return Err(failure),
                 // Broken or gone: out of the way, then anew.
@@ -64,6 +71,7 @@ impl Registry {
         self.tasks.spawn(async move {
             if let Err(failure) = registry.load_now(&request, &job_entry).await {
                 tracing::warn!(model = %request.model_id, %failure, "the model could not be loaded");
+                registry.note_failure(&request.model_id, &failure);
                 registry.forget(&canonical, &job_entry);
                 registry.set(&job_entry, State::Failed(failure));
             }
@@ -73,15 +81,19 @@ impl Registry {
 
     /// Leaves the entry ready, or says why not.
     async fn load_now(&self, request: &LoadRequest, entry: &Entry) -> Result<(), LoadFailure> {
-        let started = std::time::Instant::now();
+        let started = Instant::now();
         let id = request.model_id.clone();
-        let resolved = sources::resolve(&self.config, &id, request.quant.as_deref()).await?;
+        let quant = request.quant.as_deref();
+        let resolved = sources::resolve_watched(&self.config, &id, quant, &entry.progress).await?;
+        entry.progress.enter(LoadPhase::Checking, 0);
         let max_context = self.config.engine.max_context;
         let file = resolved.file();
+        let size = sources::size_of(&resolved.path);
         let (checked_id, path) = (id.clone(), resolved.path.clone());
         let checked = tokio::task::spawn_blocking(move || preflight::check(&checked_id, &path, max_context));
         let checked = checked.await.map_err(|e| LoadFailure::Engine(e.to_string()))??;
 
+        entry.progress.enter(LoadPhase::Waiting, 0);
         let _turn = self.load_turn.lock().await;
         let limits = self.config.engine.cache_limits();
         let (room, estimate) = preflight::fit(&id, &checked, limits, self.memory().free_mb)?;
@@ -89,29 +101,37 @@ impl Registry {
         let Checked { weights, plan, text, .. } = checked;
         let batched = plan.is_batched();
         let (key, stats) = (self.device.new_key(), Arc::new(Stats::default()));
+        entry.progress.enter_counted(LoadPhase::Reading, size, weights.counter());
         let load = self.device.load(key, weights, plan, room, Arc::clone(&stats));
         load.await.map_err(|e| LoadFailure::Engine(e.to_string()))?;
         let seconds = started.elapsed().as_secs_f64();
         tracing::info!(model = %id, seconds, context, memory_mb = estimate.total_mb(), "the model is loaded");
         let end = text.tokenizer.end_ids().into();
         // While the turn is held: whoever has it next must see this model's memory as taken.
-        let ready = Ready { id, file, key, text, context, batched, estimate, stats, end };
+        let (generation, since) = (self.generations.fetch_add(1, Ordering::Relaxed) + 1, Instant::now());
+        let lease = request.lease.clone();
+        let ready =
+            Ready { id, file, key, text, context, batched, estimate, stats, generation, since, lease, end };
         self.set(entry, State::Ready(Arc::new(ready)));
         Ok(())
     }
 
     /// `Ok(true)` once the model's last request has ended and its memory is back; `Ok(false)`: it is not loaded.
-    pub(crate) async fn unload(self: &Arc<Self>, id: &str) -> Result<bool, LoadFailure> {
-        let Some((canonical, entry)) = self.find(id) else { return Ok(false) };
+    pub(crate) async fn unload(self: &Arc<Self>, request: &UnloadRequest) -> Result<bool, UnloadFailure> {
+        let Some((canonical, entry)) = self.find(&request.model_id) else { return Ok(false) };
         let ready = loop {
             let State::Ready(ready) = entry.settled().await else { return Ok(false) };
-            if entry.start_unloading() {
+            if entry.start_unloading(request)? {
                 self.changed.send_replace(());
                 break ready;
             }
         };
         let registry = Arc::clone(self);
+        let now = request.mode == Some(UnloadMode::Now);
         let unloading = self.tasks.spawn(async move {
+            if now {
+                registry.device.cut(ready.key).await?;
+            }
             let unloaded = registry.device.unload(ready.key).await;
             registry.forget(&canonical, &entry);
             registry.set(&entry, State::Gone);
@@ -119,7 +139,8 @@ impl Registry {
             unloaded
         });
         let unloaded = unloading.await.map_err(|e| LoadFailure::Engine(e.to_string()))?;
-        unloaded.map(|()| true).map_err(|e| LoadFailure::Engine(e.to_string()))
+        unloaded.map_err(|e| LoadFailure::Engine(e.to_string()))?;
+        Ok(true)
     }
 }
 

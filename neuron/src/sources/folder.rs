@@ -7,6 +7,7 @@ use neuron_protocol::{LoadError, model_id::ModelId};
 use super::hub;
 use crate::{
     config::Source,
+    progress::Progress,
     safetensors::{CONFIG, INDEX, WHOLE, shards},
     tokenizer,
 };
@@ -27,17 +28,18 @@ pub(super) async fn fetch(
     parts: &ModelId<'_>,
     source: &Source,
     files: &[String],
+    progress: &Progress,
 ) -> Result<PathBuf, LoadError> {
     let has = |name: &str| files.iter().any(|file| file == name);
     if !has(tokenizer::FILE) {
         return Err(hub::failed(id, &"it has no tokenizer.json, and other tokenizers cannot be read"));
     }
-    let config = hub::fetch(id, parts, source, CONFIG).await?;
+    let config = hub::fetch(id, parts, source, CONFIG, progress).await?;
     let folder = config.parent().map(Path::to_owned).unwrap_or_default();
     // The folder is named after the commit. What is fetched after is of the same, even if the branch moves on.
     let commit = folder.file_name().and_then(|name| name.to_str()).map(str::to_owned);
     let pinned = ModelId { revision: commit.as_deref().or(parts.revision), ..*parts };
-    let fetch = async |file: &str| hub::fetch(id, &pinned, source, file).await;
+    let fetch = async |file: &str| hub::fetch(id, &pinned, source, file, progress).await;
     for file in BESIDE.into_iter().filter(|file| has(file)) {
         fetch(file).await?;
     }

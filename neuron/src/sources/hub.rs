@@ -5,14 +5,14 @@ use std::{path::PathBuf, time::Duration};
 use futures_util::{StreamExt, pin_mut};
 use hf_hub::{
     HFClient, HFError,
-    progress::{DownloadEvent, ProgressEvent, ProgressHandler},
+    progress::{DownloadEvent, FileProgress, ProgressEvent, ProgressHandler},
     repository::RepoTreeEntry,
     split_id,
 };
-use neuron_protocol::{LoadError, model_id::ModelId};
+use neuron_protocol::{LoadError, LoadPhase, model_id::ModelId};
 use tokio::sync::watch;
 
-use crate::config::Source;
+use crate::{config::Source, progress::Progress};
 
 /// How long the listing of a repository may take: past it the source counts as unreachable.
 const LIST_TIMEOUT: Duration = Duration::from_secs(15);
@@ -53,12 +53,14 @@ pub(super) async fn fetch(
     parts: &ModelId<'_>,
     source: &Source,
     file: &str,
+    progress: &Progress,
 ) -> Result<PathBuf, LoadError> {
+    progress.enter(LoadPhase::Downloading, 0);
     tracing::info!(model = id, %file, "downloading");
     let client = client(source).map_err(|e| failed(id, &e))?;
     let (owner, name) = split_id(parts.repo);
     let repo = client.model(owner, name);
-    let (bytes, mut moved) = watch::channel(0);
+    let (bytes, mut moved) = watch::channel((0, 0));
     let download = repo.download_file().filename(file).revision(parts.revision.unwrap_or("main"));
     let download = download.progress(Bytes(bytes)).send();
     pin_mut!(download);
@@ -68,7 +70,10 @@ pub(super) async fn fetch(
             // In this order: the end of the download closes the channel.
             biased;
             done = &mut download => return done.map_err(|e| failed(id, &root(&e))),
-            moves = moves => if moves.is_err() {
+            moves = moves => if moves.is_ok() {
+                let (done, total) = *moved.borrow_and_update();
+                progress.moved(done, total);
+            } else {
                 let seconds = source.stall.as_secs();
                 return Err(failed(id, &format!("{} sent nothing of {file} for {seconds} s", client.endpoint())));
             }
@@ -76,18 +81,26 @@ pub(super) async fn fetch(
     }
 }
 
-/// Tells how many bytes have come. The library also reports at times when none have.
-struct Bytes(watch::Sender<u64>);
+/// Tells how many bytes have come, of how many. The library also reports at times when none have.
+struct Bytes(watch::Sender<(u64, u64)>);
 
 impl ProgressHandler for Bytes {
     fn on_progress(&self, event: &ProgressEvent) {
         let ProgressEvent::Download(event) = event else { return };
-        let bytes = match event {
-            DownloadEvent::Progress { files } => files.iter().map(|file| file.bytes_completed).sum(),
-            DownloadEvent::AggregateProgress { bytes_completed, .. } => *bytes_completed,
+        let (bytes, total) = match event {
+            DownloadEvent::Progress { files } => {
+                let sum = |of: fn(&FileProgress) -> u64| files.iter().map(of).sum::<u64>();
+                (sum(|file| file.bytes_completed), sum(|file| file.total_bytes))
+            }
+            DownloadEvent::AggregateProgress { bytes_completed, total_bytes, .. } => {
+                (*bytes_completed, *total_bytes)
+            }
             DownloadEvent::Start { .. } | DownloadEvent::Complete => return,
         };
-        self.0.send_if_modified(|known| std::mem::replace(known, bytes.max(*known)) < bytes);
+        self.0.send_if_modified(|known| {
+            let before = std::mem::replace(known, (bytes.max(known.0), total.max(known.1)));
+            before.0 < bytes
+        });
     }
 }
 

@@ -187,3 +187,55 @@ async fn answers_of_models_side_by_side_do_not_mix() {
     let together = tokio::join!(ask(TINY, "one"), ask("test/other", "one"), ask(TINY, "two"));
     assert_eq!(alone, <[Value; 3]>::from(together));
 }
+
+#[tokio::test]
+async fn an_unload_on_conditions_says_which_does_not_hold() {
+    let hub = endless_hub();
+    let daemon = Daemon::start(hub.path(), "").await;
+    let client = daemon.client();
+    let lease = json!({ "holder": "one", "ms": 60_000 });
+    let loaded = client.post("/models/load", json!({ "model_id": TINY, "lease": lease })).await;
+    assert_eq!(loaded.status, 200);
+    let unload = async |more: Value| {
+        let mut body = json!({ "model_id": TINY, "mode": "if_idle" });
+        body.as_object_mut().unwrap().extend(more.as_object().unwrap().clone());
+        let reply = client.post("/models/unload", body).await;
+        (reply.status.as_u16(), reply.json()["error"]["kind"].as_str().unwrap_or_default().to_owned())
+    };
+    let refused = |kind: &str| (409, kind.to_owned());
+    let stream = open(&client).await;
+    until(&client, (1, 0)).await;
+    assert_eq!(unload(json!({ "holder": "one" })).await, refused("busy"));
+    drop(stream);
+    until(&client, (0, 0)).await;
+    assert!(client.json("/health").await["models"][0]["idle_ms"].as_u64().unwrap() < 8_000);
+    assert_eq!(unload(json!({ "holder": "two" })).await, refused("leased"));
+    assert_eq!(unload(json!({})).await, refused("leased"));
+    assert_eq!(unload(json!({ "holder": "one", "min_idle_ms": 600_000 })).await, refused("used"));
+    let generation = client.json("/models").await[0]["generation"].as_u64().unwrap();
+    let other = json!({ "holder": "one", "generation": generation + 1 });
+    assert_eq!(unload(other).await, refused("generation"));
+    let right = json!({ "holder": "one", "generation": generation, "min_idle_ms": 0 });
+    assert_eq!(unload(right).await.0, 200);
+    // The next load of it is another.
+    client.post("/models/load", json!({ "model_id": TINY })).await;
+    assert!(client.json("/models").await[0]["generation"].as_u64() > Some(generation));
+    assert_eq!(unload(json!({ "mode": "whatever" })).await.0, 400);
+}
+
+#[tokio::test]
+async fn an_unload_now_ends_what_runs_with_an_error() {
+    let hub = endless_hub();
+    let daemon = Daemon::start(hub.path(), "").await;
+    let client = daemon.load(TINY).await;
+    let stream = open(&client).await;
+    until(&client, (1, 0)).await;
+    let reply = client.post("/models/unload", json!({ "model_id": TINY, "mode": "now" })).await;
+    assert_eq!(reply.status, 200);
+    let rest = stream.collect().await.unwrap().to_bytes();
+    let rest = String::from_utf8_lossy(&rest).into_owned();
+    assert!(rest.contains("model_unloaded"), "{rest}");
+    assert_eq!(client.json("/models").await, json!([]));
+    let freed = client.post("/defrag", json!({})).await;
+    assert!(freed.status == 200 && freed.json()["free_after_mb"].is_u64());
+}

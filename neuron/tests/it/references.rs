@@ -83,7 +83,7 @@ fn load_gguf(name: &str) -> Box<dyn Model> {
     let plan = Blueprint::from_header(&header).unwrap();
     assert!(!plan.is_batched());
     let mut backend = CpuBackend { threads: 2, kv: KvFormat::F32, sequences: 2 };
-    let weights = Weights::Gguf { path, header: Arc::new(header) };
+    let weights = Weights::gguf(path, Arc::new(header));
     backend.load(&weights, &plan, Room { context: 64, cached: 64 }).unwrap()
 }
 
@@ -91,7 +91,7 @@ fn load(name: &str, kv: KvFormat) -> Box<dyn Model> {
     let files = Arc::new(Safetensors::open(&folder(name)).unwrap());
     let plan = Blueprint::from_safetensors(&files).unwrap();
     let mut backend = CpuBackend { threads: 2, kv, sequences: 2 };
-    backend.load(&Weights::Safetensors(files), &plan, Room { context: 64, cached: 256 }).unwrap()
+    backend.load(&Weights::safetensors(files), &plan, Room { context: 64, cached: 256 }).unwrap()
 }
 
 /// Logits after the last of `lens[i]` tokens of each sequence, which start where `done[i]` are run.

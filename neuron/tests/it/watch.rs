@@ -2,10 +2,11 @@
 
 use std::{collections::BTreeMap, time::Duration};
 
+use http::StatusCode;
 use http_body_util::{BodyExt, Full};
 use hyper::body::Incoming;
 use neuron_protocol::{
-    ModelStatus, Snapshot, WatchEvent,
+    LoadPhase, ModelStatus, Snapshot, WatchEvent,
     prefix::{PrefixChain, PrefixHash},
 };
 use serde_json::{Value, json};
@@ -239,4 +240,42 @@ async fn watchers_are_bounded() {
 async fn client_is_refused(client: &Client) -> bool {
     let request = client.request(http::Method::GET, "/watch").body(Full::default()).unwrap();
     client.open(request).await.status() == 503
+}
+
+#[tokio::test]
+async fn a_load_that_nobody_waits_for_is_heard_of() {
+    let hub = tempfile::tempdir().unwrap();
+    Gguf::tiny("llama").install(hub.path(), "tiny");
+    Gguf::tiny("klingon").install(hub.path(), "bad");
+    let daemon = Daemon::start(hub.path(), "").await;
+    let client = daemon.client();
+    assert!(client.json("/discovery").await["features"].to_string().contains("load-progress"));
+    let (mut watcher, snapshot) = Watcher::join(&client).await;
+    assert!(snapshot.loads.is_empty());
+    for (model, ends) in [(TINY, LoadPhase::Loaded), ("test/bad", LoadPhase::Failed)] {
+        let reply = client.post("/models/load", json!({ "model_id": model, "wait": false })).await;
+        assert!(
+            (reply.status, &reply.json()["status"]) == (StatusCode::ACCEPTED, &json!("loading")),
+            "{}",
+            reply.json()
+        );
+        let ended = |event: &WatchEvent| match event {
+            WatchEvent::Progress(load) if load.model == model && load.phase == ends => Some(load.clone()),
+            _ => None,
+        };
+        let last = watcher.until(ended).await;
+        match ends {
+            LoadPhase::Failed => {
+                let failure = last.failure.unwrap();
+                assert!(
+                    failure.status == 422 && failure.body.contains("unsupported_architecture"),
+                    "{failure:?}"
+                );
+            }
+            _ => assert_eq!(last.failure, None),
+        }
+    }
+    // What is there already needs no waiting.
+    let reply = client.post("/models/load", json!({ "model_id": TINY, "wait": false })).await;
+    assert_eq!((reply.status, &reply.json()["status"]), (StatusCode::OK, &json!("loaded")));
 }

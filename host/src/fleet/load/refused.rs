@@ -1,8 +1,9 @@
 //! What a node's refusal to load a model says.
 
-use super::super::place::free_mb;
-use super::super::{LoadFailure, Node, NodeView};
+use super::LoadFailure;
 use crate::config::Model;
+use crate::fleet::Node;
+use crate::fleet::plan::Need;
 use crate::upstream::UpstreamError;
 use http::StatusCode;
 
@@ -33,19 +34,12 @@ pub(super) fn failure(node: &Node, model: &Model, error: &UpstreamError) -> Load
     }
 }
 
-/// MiB that the model wants free on a device, by the view's figures, where a node refused it with a 507
-/// that says how much it needs and has.
-pub(super) fn wanted_mb(view: &NodeView, error: &UpstreamError) -> Option<u64> {
+/// What the model needs, where a node refused it with a 507 that says how much it wants and has.
+pub(super) fn need(error: &UpstreamError) -> Option<Need> {
     let UpstreamError::Status { status: StatusCode::INSUFFICIENT_STORAGE, body } = error else { return None };
     let said: serde_json::Value = serde_json::from_str(body).ok()?;
     let [required, free] = ["required_mb", "free_mb"].map(|key| said["error"][key].as_u64());
     let (required, free) = (required?, free?);
-    let devices = &view.health.devices;
-    let named = said["error"]["device"].as_u64().and_then(|d| u32::try_from(d).ok());
-    let shown = match named {
-        Some(index) => free_mb(view, index),
-        None => devices.iter().map(|d| d.vram_free_mb).max().unwrap_or(0),
-    };
-    // Of what a device shows as free the node can use less: so much more must go.
-    Some(required.saturating_add(shown.saturating_sub(free)))
+    // Of what a device shows as free the node can use less, or its figure is wrong.
+    Some(Need { mb: required, at_least: required.saturating_sub(free).max(1) })
 }

@@ -56,6 +56,15 @@ pub struct Inner {
     pub health_takes: Duration,
     /// What `/watch` says before it ends; without it there is none.
     pub watch: Option<String>,
+    /// What it can beyond the first block of the API.
+    pub features: Vec<String>,
+    /// Unloads are refused with this 409.
+    pub still_needed: Option<Value>,
+    /// Bodies of `/models/unload` as they came.
+    pub unload_bodies: Vec<Value>,
+    /// Models that were parked and woken, in order.
+    pub shifts: Vec<String>,
+    pub defrags: u32,
     /// Calls of `/watch`.
     pub watched: u32,
     /// Calls of `/health` that run, and the most that ran at once.
@@ -132,6 +141,9 @@ impl TestNode {
             .route("/models", routing::get(models))
             .route("/models/load", routing::post(load))
             .route("/models/unload", routing::post(unload))
+            .route("/models/park", routing::post(park))
+            .route("/models/wake", routing::post(wake))
+            .route("/defrag", routing::post(defrag))
             .fallback(infer)
             .with_state(inner.clone());
         let stop = Arc::new(tokio_util::sync::CancellationToken::new());
@@ -180,7 +192,8 @@ async fn discovery(State(inner): Shared) -> Json<Discovery> {
         compute_capability: "8.9".into(),
     };
     let devices = (0..inner.devices).map(device).collect();
-    Json(Discovery { harnesses: vec!["candle".into()], devices, ..Discovery::default() })
+    let features = inner.features.clone();
+    Json(Discovery { harnesses: vec!["candle".into()], devices, features, ..Discovery::default() })
 }
 
 async fn watch(State(inner): Shared) -> Response {
@@ -255,14 +268,45 @@ async fn load(State(inner): Shared, Json(request): Json<LoadRequest>) -> Respons
     whole(200, &json!({"status": "loaded"}))
 }
 
-async fn unload(State(inner): Shared, Json(request): Json<UnloadRequest>) -> Response {
+async fn unload(State(inner): Shared, Json(body): Json<Value>) -> Response {
     let mut inner = inner.lock().unwrap();
+    inner.unload_bodies.push(body.clone());
+    let request: UnloadRequest = serde_json::from_value(body).unwrap();
+    if let Some(error) = &inner.still_needed {
+        return whole(409, error);
+    }
     let Some(at) = inner.models.iter().position(|m| m.id == request.model_id) else {
         return whole(404, &json!({"error": format!("{} is not loaded", request.model_id)}));
     };
     inner.models.remove(at);
     inner.unloads.push(request.model_id);
     whole(200, &json!({"status": "unloaded"}))
+}
+
+async fn park(state: Shared, body: Json<Value>) -> Response {
+    shift(state, body, "park", ModelStatus::Parked)
+}
+
+async fn wake(state: Shared, body: Json<Value>) -> Response {
+    shift(state, body, "wake", ModelStatus::Loaded)
+}
+
+/// A parked model takes no memory of a device.
+fn shift(State(inner): Shared, Json(body): Json<Value>, what: &str, status: ModelStatus) -> Response {
+    let mut inner = inner.lock().unwrap();
+    let (mb, id) = (inner.model_mb, body["model_id"].as_str().unwrap().to_owned());
+    let Some(model) = inner.models.iter_mut().find(|m| m.id == id) else {
+        return whole(404, &json!({"error": "no such model"}));
+    };
+    model.status = status;
+    model.vram_used_mb = Some(if status == ModelStatus::Parked { 0 } else { mb });
+    inner.shifts.push(format!("{what} {id}"));
+    whole(200, &json!({"status": what}))
+}
+
+async fn defrag(State(inner): Shared) -> Response {
+    inner.lock().unwrap().defrags += 1;
+    whole(200, &json!({"free_before_mb": 1, "free_after_mb": 2}))
 }
 
 async fn infer(State(inner): Shared, request: Request) -> Response {

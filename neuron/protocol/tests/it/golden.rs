@@ -4,9 +4,10 @@
 use std::fmt::Debug;
 
 use neuron_protocol::{
-    Activation, ActivationState, ApiError, Capabilities, Cost, Discovery, Endpoint, ErrorBody, Health, Limit,
-    LoadError, LoadFailure, LoadRequest, LoadResponse, ModelInfo, ModelLoad, ModelStatus, PrefixChanges,
-    Problem, Servable, Snapshot, TokenCount, UnloadRequest, UnloadResponse, Version,
+    Activation, ActivationState, ApiError, Capabilities, Cost, Defragged, Discovery, Endpoint, ErrorBody,
+    Health, Limit, LoadError, LoadFailure, LoadProgress, LoadRequest, LoadResponse, ModelInfo, ModelLoad,
+    ModelStatus, PrefixChanges, Problem, Servable, Snapshot, StillNeeded, TokenCount, UnloadRefused,
+    UnloadRefusedBody, UnloadRequest, UnloadResponse, Version,
 };
 use serde::{Serialize, de::DeserializeOwned};
 use serde_json::{Value, json};
@@ -152,8 +153,29 @@ fn lifecycle() {
     assert_eq!(parse::<LoadRequest>(with_nulls(json!({ "model_id": "m" }), &nullable)), default);
     assert!(serde_json::from_value::<LoadRequest>(json!({})).is_err());
     check("load_response", json!({ "status": "loaded" }), LoadResponse { status: "loaded".into() });
-    check("unload_request", json!({ "model_id": "m" }), UnloadRequest { model_id: "m".into() });
+    check(
+        "unload_request",
+        json!({ "model_id": "m" }),
+        UnloadRequest { model_id: "m".into(), ..UnloadRequest::default() },
+    );
     check("unload_response", json!({ "status": "unloaded" }), UnloadResponse { status: "unloaded".into() });
+    check(
+        "unload_refused",
+        json!({ "error": { "kind": "busy", "in_flight": 1 } }),
+        UnloadRefused {
+            error: UnloadRefusedBody { cause: StillNeeded::Busy { in_flight: 1 }, message: String::new() },
+        },
+    );
+    check(
+        "defragged",
+        json!({ "free_before_mb": 1, "free_after_mb": 2 }),
+        Defragged { free_before_mb: 1, free_after_mb: 2 },
+    );
+    check(
+        "load_progress",
+        json!({ "model": "m", "phase": "checking" }),
+        LoadProgress { model: "m".into(), ..LoadProgress::default() },
+    );
     check("endpoint", json!({ "url": "u" }), Endpoint { url: "u".into() });
     check("capabilities", json!({}), Capabilities::default());
     check("token_count", json!({ "input_tokens": 1 }), TokenCount { input_tokens: 1 });

@@ -3,13 +3,13 @@
 use std::collections::BTreeMap;
 
 use neuron_protocol::{
-    DeviceHealth, ModelInfo, ModelLoad, ModelStatus, Prefix, PrefixChanges, Snapshot, WatchEvent,
-    prefix::PrefixHash,
+    DeviceHealth, LoadPhase, LoadProgress, ModelInfo, ModelLoad, ModelStatus, Prefix, PrefixChanges,
+    Snapshot, WatchEvent, prefix::PrefixHash,
 };
 use tokio::time::{Duration, Instant};
 
 use crate::{
-    api::{App, meta},
+    api::{App, error, meta},
     registry::State,
 };
 
@@ -22,6 +22,10 @@ pub(super) struct View {
     loads: Vec<ModelLoad>,
     devices: Vec<DeviceHealth>,
     devices_at: Instant,
+    /// Loads under way.
+    progress: Vec<LoadProgress>,
+    /// The number of the last failed load.
+    failures: u64,
     /// By model.
     prefixes: BTreeMap<String, Held>,
 }
@@ -38,9 +42,11 @@ impl View {
         let health = meta::health_of(app);
         let mut view = Self {
             models: meta::models_of(app),
-            loads: health.models,
+            loads: busy(health.models),
             devices: health.devices,
             devices_at: Instant::now(),
+            progress: app.registry.loading(),
+            failures: app.registry.failures_after(0).last().map_or(0, |(number, ..)| *number),
             prefixes: BTreeMap::new(),
         };
         view.update_prefixes(app);
@@ -60,6 +66,7 @@ impl View {
             health,
             models: self.models.clone(),
             prefixes: self.prefixes.iter().map(changes).collect(),
+            loads: self.progress.clone(),
         }
     }
 
@@ -70,6 +77,9 @@ impl View {
         for model in models.iter().filter(|model| !self.models.contains(model)) {
             events.push(WatchEvent::Model(Box::new(model.clone())));
         }
+        let was = |model: &ModelInfo| self.models.iter().any(|old| old.generation == model.generation);
+        let arrived = models.iter().filter(|model| model.generation.is_some() && !was(model));
+        let arrived = arrived.map(|model| model.id.clone()).collect();
         for gone in self.models.iter().filter(|old| !models.iter().any(|model| model.id == old.id)) {
             let status = ModelStatus::Unloaded;
             let gone =
@@ -78,10 +88,12 @@ impl View {
         }
         self.models = models;
         let health = meta::health_of(app);
-        for load in health.models.iter().filter(|load| !self.loads.contains(load)) {
+        let loads = busy(health.models);
+        for load in loads.iter().filter(|load| !self.loads.contains(load)) {
             events.push(WatchEvent::Load(Box::new(load.clone())));
         }
-        self.loads = health.models;
+        self.loads = loads;
+        events.extend(self.update_progress(app, arrived).into_iter().map(WatchEvent::Progress));
         if self.devices_at.elapsed() >= DEVICES_EVERY {
             self.devices_at = Instant::now();
             for device in health.devices.iter().filter(|device| !self.devices.contains(device)) {
@@ -91,6 +103,20 @@ impl View {
         }
         events.extend(self.update_prefixes(app).into_iter().map(WatchEvent::Prefixes));
         events
+    }
+
+    /// A load may begin and end between two looks; how it ended is said all the same.
+    fn update_progress(&mut self, app: &App, arrived: Vec<String>) -> Vec<LoadProgress> {
+        let now = app.registry.loading();
+        let mut changes: Vec<_> = now.iter().filter(|load| !self.progress.contains(load)).cloned().collect();
+        let ended = |model, phase, failure| LoadProgress { model, phase, failure, ..LoadProgress::default() };
+        changes.extend(arrived.into_iter().map(|model| ended(model, LoadPhase::Loaded, None)));
+        for (number, model, failure) in app.registry.failures_after(self.failures) {
+            self.failures = number;
+            changes.push(ended(model, LoadPhase::Failed, Some(error::load_failed(failure))));
+        }
+        self.progress = now;
+        changes
     }
 
     fn update_prefixes(&mut self, app: &App) -> Vec<PrefixChanges> {
@@ -119,6 +145,12 @@ impl View {
         }));
         changes
     }
+}
+
+/// Without what changes though nothing happens.
+fn busy(mut loads: Vec<ModelLoad>) -> Vec<ModelLoad> {
+    loads.iter_mut().for_each(|load| load.idle_ms = None);
+    loads
 }
 
 fn prefix(hash: u64, tokens: u64) -> Prefix {

@@ -8,7 +8,7 @@ use super::{
     nets::Net,
     reader::Reader,
 };
-use crate::engine::{Batch, Limits, Logits, Model, ModelError, Room, Weights};
+use crate::engine::{Batch, Limits, Logits, Model, ModelError, Room, Weights, weights::Files};
 
 pub(crate) struct Single {
     form: Form,
@@ -24,13 +24,13 @@ pub(crate) struct Single {
 impl Single {
     /// Reads the weights.
     pub(crate) fn load(form: &Form, weights: &Weights, room: Room) -> Result<Self, ModelError> {
-        let build: Box<dyn Fn() -> _> = match (form.source.clone(), weights.clone()) {
-            (Source::Safetensors(entry, config), Weights::Safetensors(files)) => {
+        let build: Box<dyn Fn() -> _> = match (form.source.clone(), weights.files.clone()) {
+            (Source::Safetensors(entry, config), Files::Safetensors(files)) => {
                 let reader = Reader::loading(files, entry.name);
                 let config = for_context(entry, &config, room.context);
                 Box::new(move || (entry.build)(&config, reader.builder()))
             }
-            (Source::Gguf(entry), Weights::Gguf { path, .. }) => {
+            (Source::Gguf(entry), Files::Gguf { path, .. }) => {
                 Box::new(move || (entry.build)(&path, room.context))
             }
             _ => return Err(ModelError(format!("{} comes in another kind of file", form.name))),

@@ -16,7 +16,7 @@ use super::{
 use crate::engine::{
     ModelError, Room, Shape, Weights,
     shape::Scaling,
-    weights::{Kind, Raw},
+    weights::{Files, Kind, Raw},
 };
 
 /// How keys and values are held.
@@ -113,7 +113,7 @@ impl Reader<'_> {
     /// `heads`: those that are rotated; 0 for values.
     fn projection(&mut self, name: &str, heads: u64) -> Result<Projection, ModelError> {
         let architecture = self.shape.architecture;
-        let paired = matches!(self.weights, Weights::Gguf { .. }) && architecture.gguf_has_pairs();
+        let paired = matches!(self.weights.files, Files::Gguf { .. }) && architecture.gguf_has_pairs();
         let half = self.shape.head_dim as usize / 2;
         let unpair = |row: usize| {
             let (head, within) = (row / (2 * half), row % (2 * half));
@@ -181,7 +181,7 @@ impl Reader<'_> {
 
     fn norm(&mut self, name: &str) -> Result<Vec<f32>, ModelError> {
         let mut norm = self.vector(name)?;
-        let as_converted = matches!(self.weights, Weights::Gguf { .. });
+        let as_converted = matches!(self.weights.files, Files::Gguf { .. });
         if self.shape.architecture.norms_lack_one() && !as_converted {
             norm.iter_mut().for_each(|weight| *weight += 1.0);
         }

@@ -1,0 +1,111 @@
+//! `cortex load`, `unload`, `drain` and `pin`: what an operator asks of a running gateway.
+
+use super::status::Target;
+use crate::upstream::{Upstream, UpstreamError};
+use anyhow::{Context, bail};
+use serde_json::{Value, json};
+use std::time::Duration;
+
+/// A load takes what it takes.
+const LIMIT: Duration = Duration::from_secs(4 * 3600);
+
+#[derive(clap::Args)]
+pub(in crate::cli) struct LoadArgs {
+    /// A model of the catalogue, or an alias
+    model: String,
+    /// The neuron; without it the one that suits best
+    #[arg(long)]
+    node: Option<String>,
+    #[command(flatten)]
+    target: Target,
+}
+
+#[derive(clap::Args)]
+pub(in crate::cli) struct UnloadArgs {
+    model: String,
+    /// The neuron; without it every one that has it
+    #[arg(long)]
+    node: Option<String>,
+    /// Also where it is in use, once that has ended
+    #[arg(long)]
+    drain: bool,
+    #[command(flatten)]
+    target: Target,
+}
+
+#[derive(clap::Args)]
+pub(in crate::cli) struct DrainArgs {
+    /// The neuron that gets nothing new
+    node: String,
+    /// Takes it back
+    #[arg(long)]
+    undo: bool,
+    #[command(flatten)]
+    target: Target,
+}
+
+#[derive(clap::Args)]
+pub(in crate::cli) struct PinArgs {
+    /// The model that is not unloaded for another, until the gateway restarts
+    model: String,
+    /// Takes it back
+    #[arg(long)]
+    undo: bool,
+    #[command(flatten)]
+    target: Target,
+}
+
+pub(super) fn load(args: &LoadArgs) -> anyhow::Result<()> {
+    let said = ask(&args.target, "/admin/load", &json!({"model": args.model, "node": args.node}))?;
+    println!("{} is loaded on {}", text(&said["model"]), names(&said["nodes"]));
+    Ok(())
+}
+
+pub(super) fn unload(args: &UnloadArgs) -> anyhow::Result<()> {
+    let body = json!({"model": args.model, "node": args.node, "drain": args.drain});
+    let said = ask(&args.target, "/admin/unload", &body)?;
+    println!("{} is unloaded from {}", text(&said["model"]), names(&said["nodes"]));
+    Ok(())
+}
+
+pub(super) fn drain(args: &DrainArgs) -> anyhow::Result<()> {
+    let said = ask(&args.target, "/admin/drain", &json!({"node": args.node, "on": !args.undo}))?;
+    match args.undo {
+        true => println!("{} gets requests again", text(&said["node"])),
+        false => {
+            println!("{} gets nothing new; {} requests run there", text(&said["node"]), said["in_flight"])
+        }
+    }
+    Ok(())
+}
+
+pub(super) fn pin(args: &PinArgs) -> anyhow::Result<()> {
+    let said = ask(&args.target, "/admin/pin", &json!({"model": args.model, "on": !args.undo}))?;
+    let is = if said["pinned"] == true { "pinned" } else { "not pinned" };
+    println!("{} is {is}, {}", text(&said["model"]), text(&said["note"]));
+    Ok(())
+}
+
+fn ask(target: &Target, path: &str, body: &Value) -> anyhow::Result<Value> {
+    let peer = target.peer()?;
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
+    let answer = runtime.block_on(async { Upstream::default().post(&peer, path, body, LIMIT).await });
+    match answer {
+        Err(UpstreamError::Status { status, body }) => {
+            let said: Value = serde_json::from_str(&body).unwrap_or_default();
+            bail!("{}", said["error"]["message"].as_str().unwrap_or(&format!("{status}: {body}")))
+        }
+        other => {
+            other.with_context(|| format!("cortex does not answer at {}; is it running?", peer.endpoint))
+        }
+    }
+}
+
+fn text(value: &Value) -> &str {
+    value.as_str().unwrap_or("-")
+}
+
+fn names(value: &Value) -> String {
+    let names: Vec<&str> = value.as_array().into_iter().flatten().filter_map(Value::as_str).collect();
+    names.join(", ")
+}

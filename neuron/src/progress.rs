@@ -1,0 +1,107 @@
+//! How far a load is, told by whoever is at work on it and read by whoever watches.
+
+use std::{
+    sync::{
+        Arc, Mutex, MutexGuard, PoisonError,
+        atomic::{AtomicU64, Ordering::Relaxed},
+    },
+    time::Instant,
+};
+
+use neuron_protocol::{LoadPhase, LoadProgress};
+
+/// One load's progress.
+#[derive(Debug)]
+pub(crate) struct Progress {
+    now: Mutex<Now>,
+}
+
+#[derive(Debug)]
+struct Now {
+    phase: LoadPhase,
+    since: Instant,
+    /// Bytes that the phase has moved; counted by the engine while it reads.
+    done: Arc<AtomicU64>,
+    /// 0 = unknown.
+    total: u64,
+}
+
+impl Default for Progress {
+    fn default() -> Self {
+        let now = Now { phase: LoadPhase::Checking, since: Instant::now(), done: Arc::default(), total: 0 };
+        Self { now: Mutex::new(now) }
+    }
+}
+
+impl Progress {
+    /// A phase begins. `total`: bytes that it moves, 0 where unknown.
+    pub(crate) fn enter(&self, phase: LoadPhase, total: u64) {
+        self.enter_counted(phase, total, Arc::default());
+    }
+
+    /// As [`Self::enter`]; `done` counts the bytes.
+    pub(crate) fn enter_counted(&self, phase: LoadPhase, total: u64, done: Arc<AtomicU64>) {
+        *self.lock() = Now { phase, since: Instant::now(), done, total };
+    }
+
+    /// So many bytes have been moved in this phase, of so many.
+    pub(crate) fn moved(&self, done: u64, total: u64) {
+        let mut now = self.lock();
+        now.done.store(done, Relaxed);
+        now.total = total.max(now.total);
+    }
+
+    /// As it goes over the wire. `model`: the id in /models.
+    pub(crate) fn of(&self, model: &str) -> LoadProgress {
+        let now = self.lock();
+        let (done, total) = (now.done.load(Relaxed), now.total);
+        LoadProgress {
+            model: model.to_owned(),
+            phase: now.phase,
+            bytes_done: if total > 0 { done.min(total) } else { done },
+            bytes_total: total,
+            seconds_left: seconds_left(done, total, now.since.elapsed().as_secs_f64()),
+            failure: None,
+        }
+    }
+
+    fn lock(&self) -> MutexGuard<'_, Now> {
+        self.now.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// By the speed so far, which the first moments say little about.
+fn seconds_left(done: u64, total: u64, seconds: f64) -> Option<f64> {
+    if done == 0 || total == 0 || seconds < 0.5 {
+        return None;
+    }
+    #[expect(clippy::cast_precision_loss, reason = "an estimate")]
+    let left = total.saturating_sub(done) as f64 / done as f64 * seconds;
+    Some((left * 10.0).round() / 10.0)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_rest_takes_as_long_as_what_is_done_did() {
+        assert_eq!(seconds_left(25, 100, 1.0), Some(3.0));
+        assert_eq!(seconds_left(0, 100, 1.0), None);
+        assert_eq!(seconds_left(25, 0, 1.0), None);
+        assert_eq!(seconds_left(25, 100, 0.1), None);
+    }
+
+    #[test]
+    fn what_is_counted_is_seen() {
+        let (progress, counter) = (Progress::default(), Arc::new(AtomicU64::new(0)));
+        progress.enter_counted(LoadPhase::Reading, 10, Arc::clone(&counter));
+        counter.store(12, Relaxed);
+        let said = progress.of("m");
+        assert_eq!((said.phase, said.bytes_done, said.bytes_total), (LoadPhase::Reading, 10, 10));
+        progress.enter(LoadPhase::Downloading, 0);
+        progress.moved(3, 7);
+        let said = progress.of("m");
+        assert_eq!((said.bytes_done, said.bytes_total), (3, 7));
+    }
+}
