@@ -3,7 +3,7 @@ use crate::gateway::Gateway;
 use crate::server::{Listeners, Watches};
 use std::path::Path;
 use std::sync::Arc;
-use tokio::signal::unix::{SignalKind, signal};
+use tokio::signal::unix::{Signal, SignalKind, signal};
 use tracing_subscriber::EnvFilter;
 
 pub(super) fn run(path: &Path) -> anyhow::Result<()> {
@@ -14,11 +14,13 @@ pub(super) fn run(path: &Path) -> anyhow::Result<()> {
 }
 
 async fn serve(config: Config, path: &Path) -> anyhow::Result<()> {
+    // Before anybody knows that it runs: a SIGHUP that nobody receives ends the process.
+    let received = [SignalKind::terminate(), SignalKind::interrupt(), SignalKind::hangup()].map(signal);
     let listeners = Listeners::bind(&config).await?;
     let gateway = Gateway::new(config, path.to_owned())?;
     let watches = Watches::start(&gateway)?;
     listeners.announce()?;
-    let signals = gateway.tasks.spawn(signals(gateway.clone()));
+    let signals = gateway.tasks.spawn(signals(gateway.clone(), received));
     listeners.serve(gateway).await;
     signals.abort();
     drop(watches);
@@ -26,9 +28,8 @@ async fn serve(config: Config, path: &Path) -> anyhow::Result<()> {
 }
 
 /// SIGTERM and SIGINT end the gateway, SIGHUP reloads its configuration.
-async fn signals(gateway: Arc<Gateway>) {
-    let signals = [SignalKind::terminate(), SignalKind::interrupt(), SignalKind::hangup()].map(signal);
-    let [Ok(mut terminate), Ok(mut interrupt), Ok(mut hangup)] = signals else {
+async fn signals(gateway: Arc<Gateway>, received: [std::io::Result<Signal>; 3]) {
+    let [Ok(mut terminate), Ok(mut interrupt), Ok(mut hangup)] = received else {
         tracing::error!("signals cannot be received; only a kill ends this process");
         return;
     };
