@@ -209,7 +209,9 @@ pub(super) async fn unload(
     let request = UnloadRequest {
         model_id: name.to_owned(),
         mode: conditional.then_some(mode),
-        min_idle_ms: least_idle.filter(|_| conditional).map(|time| time.as_millis() as u64),
+        min_idle_ms: least_idle
+            .filter(|_| conditional)
+            .map(|time| u64::try_from(time.as_millis()).unwrap_or(u64::MAX)),
         generation: info.and_then(|info| info.generation).filter(|_| conditional),
         holder: conditional.then(|| loads.holder.clone()),
     };

@@ -51,7 +51,7 @@ pub(super) fn cheapest(
     let mut least_short = u64::MAX;
     for devices in feasible(view, model, need.mb) {
         let short = short(view, &devices, need);
-        let missing: u64 = short.iter().sum();
+        let missing = short.iter().fold(0u64, |sum, mb| sum.saturating_add(*mb));
         if missing == 0 {
             return Ok(Plan { devices, victims: Vec::new() });
         }
@@ -65,7 +65,8 @@ pub(super) fn cheapest(
             now_ms: now_ms(),
         };
         let chosen = loads.decider.plan(config, &demand, &residents, &facts);
-        let unloaded = chosen.iter().flat_map(|&v| &residents[v].device_mb).sum();
+        let of_chosen = chosen.iter().flat_map(|&v| &residents[v].device_mb);
+        let unloaded = of_chosen.fold(0u64, |sum, mb| sum.saturating_add(*mb));
         let cost = (unloaded, chosen.len());
         if !chosen.is_empty() && best.as_ref().is_none_or(|(least, _)| cost < *least) {
             let victims = chosen.into_iter().map(|v| movable[v].id.clone()).collect();
@@ -92,7 +93,9 @@ pub(super) fn could(config: &Config, loads: &Loads, view: &NodeView, model: &Mod
     feasible(view, model, need.mb).iter().any(|devices| {
         let short = short(view, devices, need);
         let enough = |(device, missing): (usize, &u64)| {
-            residents.iter().map(|resident| resident.device_mb[device]).sum::<u64>() >= *missing
+            // What a node says of itself may be any number.
+            residents.iter().fold(0u64, |sum, resident| sum.saturating_add(resident.device_mb[device]))
+                >= *missing
         };
         short.iter().enumerate().all(enough)
     })

@@ -108,8 +108,9 @@ pub fn pinned_too_large(fleet: &Fleet, config: &Config) -> Vec<String> {
         let name = &view.node.name;
         let only_here = |m: &&Model| m.pinned && m.pinned_on.len() == 1 && m.allowed_on(name);
         let pinned: Vec<&Model> = config.catalogue.models().filter(only_here).collect();
-        let wanted: u64 = pinned.iter().filter_map(|m| m.vram_mb).sum();
-        let total: u64 = view.discovery.devices.iter().map(|device| device.vram_total_mb).sum();
+        let sum = |sum: u64, mb: u64| sum.saturating_add(mb);
+        let wanted = pinned.iter().filter_map(|m| m.vram_mb).fold(0, sum);
+        let total = view.discovery.devices.iter().map(|device| device.vram_total_mb).fold(0, sum);
         (total > 0 && wanted > total).then(|| {
             let ids: Vec<&str> = pinned.iter().map(|m| m.id.as_str()).collect();
             format!("{} are pinned on {name} and want {wanted} MiB, and it has {total}", ids.join(", "))

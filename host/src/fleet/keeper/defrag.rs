@@ -33,7 +33,8 @@ impl Keeper {
             let cycles = node.cycles.load(Ordering::Relaxed);
             let whole = view.models.iter().all(|info| config.catalogue.on_node(&info.id).is_some())
                 && !resident(config, view).iter().any(|m| m.pinned || self.loads.fleet.is_pinned(&m.id));
-            let due = cycles >= after && quiet_since.elapsed() >= QUIET || cycles >= after * AT_LAST;
+            let due =
+                cycles >= after && quiet_since.elapsed() >= QUIET || cycles >= after.saturating_mul(AT_LAST);
             // What is pinned stays, and what no load brought would not come back. One node at a time.
             let other = fleet.nodes.iter().any(|view| view.node.draining() == Some(Draining::Defrag));
             if due && whole && !other && node.draining().is_none() {
