@@ -52,9 +52,7 @@ impl Tokenizer {
             pieces[*id as usize] = piece;
             texts[*id as usize].clone_from(&token.content);
         }
-        let lengths = pieces.iter().map(|piece| piece.len()).chain(tokens.values().map(|t| t.content.len()));
-        let longest =
-            shrinks(&library, &decoding).map(|times| times.saturating_mul(lengths.max().unwrap_or(0)));
+        let longest = longest(&library, &decoding, &pieces, &texts, &tokens);
         let id = |text: &str| (0u32..).zip(&texts).find(|(_, known)| *known == text).map(|(id, _)| id);
         let start = start_of(&serde_json::to_value(library.get_post_processor()).unwrap_or_default());
         let bos = settings.bos.as_deref().or(start.as_deref());
@@ -68,7 +66,7 @@ impl Tokenizer {
             bos,
             eos,
             add_bos,
-            longest: longest.unwrap_or(usize::MAX),
+            longest,
             leading_spaces: decoding.leading_spaces,
             texts,
         })
@@ -136,6 +134,27 @@ fn start_of(processor: &Value) -> Option<String> {
         return steps.iter().find_map(start_of);
     }
     processor["single"][0]["SpecialToken"]["id"].as_str().map(str::to_owned)
+}
+
+/// Bytes of text that one token stands for at most.
+fn longest(
+    library: &tokenizers::Tokenizer,
+    decoding: &Decoding,
+    pieces: &[Box<[u8]>],
+    texts: &[String],
+    tokens: &BTreeMap<u32, AddedToken>,
+) -> usize {
+    // Such a token takes all the spaces beside it.
+    let strips = tokens.values().any(|token| token.lstrip || token.rstrip);
+    let Some(times) = shrinks(library, decoding).filter(|_| !strips) else {
+        return usize::MAX;
+    };
+    // Unless its alphabet stands for bytes, an entry may be in a text as it is written: a space as U+2581 is
+    // longer than one.
+    let written = texts.iter().map(String::len).filter(|_| !decoding.is_byte_level);
+    let spelled = tokens.values().map(|token| token.content.len());
+    let lengths = pieces.iter().map(|piece| piece.len()).chain(written).chain(spelled);
+    lengths.max().unwrap_or(0).saturating_mul(times)
 }
 
 /// How many times longer than its spelling a token's text may be at most. `None`: any number of times, since

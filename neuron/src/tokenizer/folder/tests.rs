@@ -171,10 +171,24 @@ fn ids_and_texts_are_the_librarys() {
         "<|im_<|im_end|>end|>",
         "<|im_end|",
         "a<0x41>b ▁ c",
+        "▁the",
     ];
     for pair in &pairs() {
         texts.iter().for_each(|text| compare(pair, text));
     }
+}
+
+#[test]
+fn a_text_never_has_fewer_tokens_than_are_promised() {
+    let spaces = format!("the{}<|mask|>{}", " ".repeat(500), "\n".repeat(500));
+    let texts = [spaces, "▁the".repeat(40), "e\u{301}".repeat(40), "<think>".repeat(40)];
+    for (ours, ..) in &pairs() {
+        for text in &texts {
+            assert!(ours.fewest(text.len()) <= ours.encode(text).len(), "{text:?}");
+        }
+    }
+    let plain = tokenizer(&sentencepiece(), &[]).unwrap();
+    assert!(plain.fewest(6_000) >= 1_000, "a bound that says something: {}", plain.fewest(6_000));
 }
 
 #[test]
