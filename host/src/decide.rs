@@ -90,12 +90,8 @@ impl Decider {
 
     fn ask(&self, policy: &Generation, asked: &mut Asked<'_>, watch_reads: bool) -> (Option<Decision>, By) {
         let (node_columns, request_columns) = policy.routing_columns();
-        let mut rows = Vec::with_capacity(asked.nodes.len() * node_columns.len());
-        for facts in asked.nodes {
-            rows.extend(node_columns.iter().map(|column| column(facts)));
-        }
-        asked.request.facts.clear();
-        asked.request.facts.extend(request_columns.iter().map(|column| column(&asked.of_request)));
+        let rows = node_columns.rows(asked.nodes);
+        asked.request.facts = request_columns.row(&asked.of_request);
         let mut answer = policy.route(asked.topology, &asked.request, &rows, watch_reads);
         if let Ok(Decided { answer: Decision::Pick(order), .. }) = &answer {
             let able = |i: usize| asked.nodes[i].is_able();
@@ -138,9 +134,7 @@ impl Decider {
         let (judged, by) = match policy {
             None => (None, By::default()),
             Some(policy) => {
-                let columns = policy.eviction_columns();
-                let rows: Vec<u32> =
-                    facts.iter().flat_map(|facts| columns.iter().map(move |column| column(facts))).collect();
+                let rows = policy.eviction_columns().rows(facts);
                 by(&policy, policy.plan(demand, residents, &rows, config.record.is_some()))
             }
         };

@@ -1,5 +1,7 @@
 //! Facts: what policies may know, as columns by name. docs/facts.md lists them; a test holds it to this.
 
+use std::marker::PhantomData;
+
 /// How ready a node is for a model.
 pub mod state {
     /// Down, draining, or the model can never fit.
@@ -17,6 +19,20 @@ pub const UNKNOWN: u32 = u32::MAX;
 /// Reads one fact; [`UNKNOWN`] where it is not known.
 pub type Column<F> = fn(&F) -> u32;
 
+/// The facts that a policy asked for, in its order.
+pub struct Columns<F> {
+    /// Places in the declaration; the one behind the last is a fact that this gateway does not have.
+    places: Vec<usize>,
+    of: PhantomData<fn(&F)>,
+}
+
+impl<F> Columns<F> {
+    /// Of a policy that reads none.
+    pub const fn none() -> Self {
+        Self { places: Vec::new(), of: PhantomData }
+    }
+}
+
 /// Declares a set of facts once: the struct, and the table from names to columns.
 macro_rules! facts {
     ($(#[$about:meta])* $set:ident, $table:ident { $($(#[doc = $doc:literal])+ $name:ident,)+ }) => {
@@ -32,9 +48,27 @@ macro_rules! facts {
 
         impl $set {
             /// The columns of those names; one that this gateway does not have reads as [`UNKNOWN`].
-            pub fn columns(names: &[String]) -> Box<[Column<Self>]> {
-                let column = |name: &String| $table.iter().find(|(known, ..)| known == name);
-                names.iter().map(|name| column(name).map_or((|_| UNKNOWN) as Column<Self>, |c| c.2)).collect()
+            pub fn columns(names: &[String]) -> Columns<Self> {
+                let place = |name: &String| $table.iter().position(|(known, ..)| known == name);
+                let places = names.iter().map(|name| place(name).unwrap_or($table.len())).collect();
+                Columns { places, of: PhantomData }
+            }
+        }
+
+        impl Columns<$set> {
+            /// Row-major: for each of `all` its facts; [`UNKNOWN`] where one is not known.
+            pub fn rows(&self, all: &[$set]) -> Vec<u32> {
+                let mut rows = Vec::with_capacity(all.len() * self.places.len());
+                for facts in all {
+                    let values = [$(facts.$name.unwrap_or(UNKNOWN),)+ UNKNOWN];
+                    rows.extend(self.places.iter().map(|&place| values[place]));
+                }
+                rows
+            }
+
+            /// The same of one.
+            pub fn row(&self, facts: &$set) -> Vec<u32> {
+                self.rows(std::slice::from_ref(facts))
             }
         }
     };
@@ -107,8 +141,7 @@ mod tests {
     fn unknown_names_and_values_read_as_absent() {
         let facts = NodeFacts { running: Some(3), ..NodeFacts::default() };
         let columns = NodeFacts::columns(&["queued", "running", "no_such_fact"].map(String::from));
-        let row: Vec<u32> = columns.iter().map(|column| column(&facts)).collect();
-        assert_eq!(row, [UNKNOWN, 3, UNKNOWN]);
+        assert_eq!(columns.rows(&[facts.clone(), facts]), [UNKNOWN, 3, UNKNOWN, UNKNOWN, 3, UNKNOWN]);
     }
 
     #[test]

@@ -1,5 +1,6 @@
 //! What is known of the nodes: one immutable snapshot that readers never lock.
 
+mod assumed;
 mod desk;
 mod dispatch;
 mod evict;
@@ -15,8 +16,10 @@ mod poll;
 mod prefixes;
 mod queue;
 mod standing;
+mod survey;
 mod usage;
 
+pub use assumed::Assumption;
 pub use desk::Desk;
 pub use dispatch::{Ask, Denied, Granted, Routed};
 pub use hosts::{Answer, Hosts, Shift};
@@ -24,11 +27,12 @@ pub use keeper::Keeper;
 pub use listen::{Deaf, Listener};
 pub use load::{Job, JobStatus, LoadFailure, Loads, Why};
 pub use node::{Draining, Node, NodeState, NodeView};
-pub use place::{NodeModel, cached, facts, find, readiness, why_nobody};
+pub use place::{NodeModel, find, readiness, why_nobody};
 pub use poll::Pollers;
 pub use prefixes::Conversation;
 pub use queue::Priority;
 pub use standing::pinned_too_large;
+pub use survey::facts;
 pub use usage::{ModelUse, Seat};
 
 use crate::policy::Topology;

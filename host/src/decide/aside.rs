@@ -100,9 +100,8 @@ impl Worker {
     fn shadow(&mut self, shadow: Shadow) {
         let Shadow { policy, topology, nodes, mut asked, of_request, live } = shadow;
         let (node_columns, request_columns) = policy.routing_columns();
-        let rows: Vec<u32> =
-            nodes.iter().flat_map(|facts| node_columns.iter().map(move |column| column(facts))).collect();
-        asked.facts = request_columns.iter().map(|column| column(&of_request)).collect();
+        let rows = node_columns.rows(&nodes);
+        asked.facts = request_columns.row(&of_request);
         let answer = policy.route(&topology, &asked, &rows, false).map(|decided| decided.answer).ok();
         let outcome = match (&answer, &live) {
             (None, _) => "failed",

@@ -2,6 +2,7 @@
 
 use super::LoadFailure;
 use super::queue::{Priority, Queue};
+use super::survey::Survey;
 use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
 use std::time::Duration;
 use tokio::sync::Notify;
@@ -11,6 +12,8 @@ use tokio::time::Instant;
 pub struct Desk {
     model: String,
     state: Mutex<State>,
+    /// What the last decision on it has found.
+    pub(super) survey: Mutex<Survey>,
 }
 
 #[derive(Default)]
@@ -37,7 +40,7 @@ pub(super) struct Place {
 
 impl Desk {
     pub(super) fn new(model: &str) -> Arc<Self> {
-        Arc::new(Self { model: model.to_owned(), state: Mutex::default() })
+        Arc::new(Self { model: model.to_owned(), state: Mutex::default(), survey: Mutex::default() })
     }
 
     pub fn model(&self) -> &str {

@@ -235,7 +235,7 @@ impl Loads {
             job.is_at(None, "waiting for room");
             // Short requests fall idle all the time.
             tokio::time::sleep(PAUSE).await;
-            let idle = nodes.iter().map(|node| Box::pin(node.idle.notified()));
+            let idle = nodes.iter().map(|node| Box::pin(node.signals.idle.notified()));
             tokio::select! {
                 () = tokio::time::sleep(LOOK_AGAIN) => {}
                 _ = select_all(idle) => {}

@@ -1,12 +1,13 @@
+use super::assumed::{self, Assumed, Assumption};
 use super::index::{ByName, Names, hash_of};
-use super::prefixes::Prefixes;
-use super::usage::ModelUse;
+use super::prefixes::{Conversation, Prefixes};
+use super::usage::{ModelUse, Signals};
 use crate::config;
 use crate::upstream::Peer;
 use arc_swap::ArcSwap;
 use neuron_protocol::{Discovery, Health, LoadProgress, ModelInfo, ModelLoad};
 use serde::Serialize;
-use std::sync::atomic::{AtomicU8, AtomicU32, Ordering};
+use std::sync::atomic::{AtomicU8, AtomicU32, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex};
 use tokio::sync::Notify;
 use tokio::time::Instant;
@@ -26,8 +27,9 @@ pub struct Node {
     /// Readers never wait; a model that is new to the node makes a new table.
     uses: ArcSwap<ByName<(String, Arc<ModelUse>)>>,
     adding: Mutex<()>,
-    /// Fires when the last request at one of its models has ended.
-    pub(super) idle: Arc<Notify>,
+    /// What its models' counts have in common.
+    pub(super) signals: Arc<Signals>,
+    pub(super) assumed: Mutex<Assumed>,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
@@ -71,6 +73,8 @@ pub struct NodeView {
     pub loads: Vec<LoadProgress>,
     /// Where in `models` and in `health.models` a name is; made anew with every change.
     pub(super) index: Arc<ByName<(usize, Option<usize>)>>,
+    /// No other view, of this or another node, has the same.
+    pub(super) stamp: u64,
     /// Why the last poll failed.
     pub error: Option<String>,
     pub(super) missed: u32,
@@ -100,7 +104,8 @@ impl Node {
             draining: AtomicU8::new(0),
             uses: ArcSwap::default(),
             adding: Mutex::default(),
-            idle: Arc::default(),
+            signals: Arc::default(),
+            assumed: Mutex::default(),
         })
     }
 
@@ -114,10 +119,11 @@ impl Node {
         if let Some(known) = self.known_usage(model, hash) {
             return known;
         }
-        let new = Arc::new(ModelUse::new(self.idle.clone()));
+        let new = Arc::new(ModelUse::new(self.signals.clone()));
         let mut uses = ByName::clone(&self.uses.load());
         uses.entry(hash).or_default().push((model.to_owned(), new.clone()));
         self.uses.store(Arc::new(uses));
+        self.signals.changed();
         new
     }
 
@@ -141,6 +147,12 @@ impl Node {
             true => self.draining.fetch_or(why.bit(), Ordering::Relaxed),
             false => self.draining.fetch_and(!why.bit(), Ordering::Relaxed),
         };
+        self.signals.changed();
+    }
+
+    /// Another one after everything that the gateway has done to it, but for requests that come and go.
+    pub(super) fn version(&self) -> u32 {
+        self.signals.version()
     }
 
     /// Requests of this gateway's that are there now.
@@ -171,6 +183,7 @@ impl NodeView {
             prefixes: None,
             loads: Vec::new(),
             index: Arc::default(),
+            stamp: next_stamp(),
             error: Some("not asked yet".into()),
             missed: 0,
             up_since: None,
@@ -186,21 +199,41 @@ impl NodeView {
             index.entry(hash_of(&info.id)).or_insert_with(Vec::new).push((at, load));
         }
         self.index = Arc::new(index);
+        self.stamp = next_stamp();
     }
 
-    /// The model here, with how busy it is.
-    pub(super) fn find(&self, names: &Names<'_>) -> Option<(&ModelInfo, Option<&ModelLoad>)> {
+    /// Where in `models` the model is, and how busy it is.
+    pub(super) fn find(&self, names: &Names<'_>) -> Option<(usize, Option<&ModelLoad>)> {
         if self.models.is_empty() {
             return None;
         }
         names.each().find_map(|(name, hash)| {
             let of_name = |(at, _): &&(usize, Option<usize>)| self.models[*at].id == name;
             let (at, load) = self.index.get(&hash)?.iter().find(of_name)?;
-            Some((&self.models[*at], load.map(|at| &self.health.models[at])))
+            Some((*at, load.map(|at| &self.health.models[at])))
         })
+    }
+
+    /// Tokens of the conversation's beginning in its cache, as it has said or as must be from what it was given;
+    /// `None` where nothing is known of it. `model`: the node's id.
+    pub fn cached(&self, model: &str, conversation: &Conversation<'_>) -> Option<u32> {
+        let prefixes = self.prefixes.as_ref()?;
+        Some(conversation.cached(prefixes, &assumed::lock(&self.node), model))
+    }
+
+    /// Takes the conversation to be in its cache from now on; `None` where nobody would ever confirm it.
+    pub fn assume(&self, model: &str, conversation: &Conversation<'_>) -> Option<Assumption> {
+        self.prefixes.as_ref()?;
+        Assumption::new(&self.node, conversation.entries(model), conversation.lengths())
     }
 
     pub fn reachable(&self) -> bool {
         self.state != NodeState::Down
     }
+}
+
+fn next_stamp() -> u64 {
+    // 0 is nobody's.
+    static LAST: AtomicU64 = AtomicU64::new(0);
+    LAST.fetch_add(1, Ordering::Relaxed) + 1
 }

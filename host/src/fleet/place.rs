@@ -2,9 +2,9 @@
 
 use super::index::Names;
 use super::usage::ModelUse;
-use super::{Conversation, Draining, Fleet, Loads, Node, NodeView};
+use super::{Conversation, Draining, Fleet, Loads, Node, NodeView, facts};
 use crate::config::Model;
-use crate::facts::{NodeFacts, state};
+use crate::facts::state;
 use crate::policy::least_loaded;
 use neuron_protocol::{ModelInfo, ModelStatus};
 use std::sync::Arc;
@@ -25,11 +25,11 @@ pub fn find<'a>(view: &'a NodeView, model: &Model) -> Option<NodeModel<'a>> {
 pub fn readiness(view: &NodeView, model: &Model, catalogued: bool, loading: bool) -> u32 {
     let names = Names::of(model);
     let usage = view.node.known_usage(names.id, names.id_hash);
-    let found = view.find(&names).map(|(info, _)| info);
+    let found = view.find(&names).map(|(at, _)| &view.models[at]);
     ready(view, model, catalogued, loading, found, usage.as_deref())
 }
 
-fn ready(
+pub(super) fn ready(
     view: &NodeView,
     model: &Model,
     catalogued: bool,
@@ -108,17 +108,15 @@ pub(super) fn candidates(fleet: &Fleet, model: &Model, loads: &Loads) -> Vec<Arc
 /// Requests of this gateway's that the node runs at once; `None` where it does not say.
 pub(super) fn capacity(view: &NodeView, info: &ModelInfo) -> Option<u32> {
     let load = view.health.models.iter().find(|m| m.id == info.id)?;
-    Some(load.max_in_flight.min(u64::from(u32::MAX)) as u32).filter(|&most| most > 0)
+    // It says at once when it can start more: until then, out of memory for its cache say, whoever waits waits
+    // here, where another node may come first. One stays there, so that other gateways do not take it all.
+    let is_behind = view.prefixes.is_some() && load.queue_depth > 0;
+    let most = if is_behind { 1 } else { load.max_in_flight.min(u64::from(u32::MAX)) as u32 };
+    Some(most).filter(|&most| most > 0)
 }
 
 pub(super) fn free_mb(view: &NodeView, index: u32) -> u64 {
     view.health.devices.iter().find(|d| d.index == index).map_or(0, |d| d.vram_free_mb)
-}
-
-/// Tokens of the conversation's beginning in the node's cache; `None` where nothing is known of it. `model`: the
-/// node's id.
-pub fn cached(view: &NodeView, model: &str, conversation: &Conversation<'_>) -> Option<u32> {
-    view.prefixes.as_ref().map(|prefixes| conversation.cached(prefixes, model))
 }
 
 /// Nodes that are named in a refusal, at most.
@@ -156,37 +154,4 @@ fn why_not(view: &NodeView, model: &Model, catalogued: bool) -> String {
     } else {
         "cannot now".to_owned()
     }
-}
-
-/// The facts of every node for a model, in the order of the topology.
-pub fn facts(
-    fleet: &Fleet,
-    model: &Model,
-    catalogued: bool,
-    loads: &Loads,
-    conversation: &Conversation<'_>,
-) -> Vec<NodeFacts> {
-    let (names, job) = (Names::of(model), loads.job(&model.id));
-    let small = |n: u64| n.min(u64::from(u32::MAX - 1)) as u32;
-    let of_node = |view: &Arc<NodeView>| {
-        let loading = job.as_ref().is_some_and(|job| job.is_on(&view.node));
-        let usage = view.node.known_usage(names.id, names.id_hash);
-        let usage = usage.as_deref();
-        let found = view.find(&names);
-        let (info, load) = (found.map(|(info, _)| info), found.and_then(|(_, load)| load));
-        let cached = |prefixes| info.map_or(0, |info| conversation.cached(prefixes, &info.id));
-        let running = usage.map_or(0, ModelUse::in_flight);
-        NodeFacts {
-            state: Some(ready(view, model, catalogued, loading, info, usage)),
-            running: Some(running.max(load.map_or(0, |l| small(l.in_flight)))),
-            queued: load.map(|l| small(l.queue_depth)),
-            capacity: load.map(|l| small(l.max_in_flight)).filter(|&n| n > 0),
-            vram_free_mb: view.health.devices.iter().map(|d| small(d.vram_free_mb)).max(),
-            decode_tok_s: load.map(|l| l.tok_s_decode as u32).filter(|&n| n > 0),
-            prefill_tok_s: load.map(|l| l.tok_s_prefill as u32).filter(|&n| n > 0),
-            load_ms: usage.and_then(ModelUse::load_ms),
-            prefix_tokens: view.prefixes.as_ref().map(cached),
-        }
-    };
-    fleet.nodes.iter().map(of_node).collect()
 }

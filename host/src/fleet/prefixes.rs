@@ -1,5 +1,6 @@
 //! Which beginnings of conversations lie in which node's cache, as the nodes say; docs/prefixes.md.
 
+use super::assumed::{self, Assumed};
 use neuron_protocol::PrefixChanges;
 use neuron_protocol::prefix::{self, PrefixChain};
 use std::borrow::Cow;
@@ -33,10 +34,17 @@ impl Prefixes {
         }
     }
 
-    /// Tokens of the longest beginning that is held, of a conversation with these entries.
-    fn longest(&self, model: &str, entries: impl FnOnce() -> Arc<[u64]>) -> u32 {
-        let Some(table) = self.models.get(model) else { return 0 };
-        entries().iter().rev().find_map(|hash| table.get(hash).copied()).unwrap_or(0)
+    /// Tokens of the longest beginning that is held or assumed to be, of a conversation with these entries.
+    fn longest(&self, assumed: &Assumed, model: &str, entries: impl FnOnce() -> Arc<[u64]>) -> u32 {
+        let table = self.models.get(model);
+        if table.is_none() && assumed.is_empty() {
+            return 0;
+        }
+        let known = |hash: &u64| {
+            let confirmed = table.and_then(|table| table.get(hash).copied());
+            confirmed.or_else(|| assumed::tokens(assumed, *hash))
+        };
+        entries().iter().rev().find_map(known).unwrap_or(0)
     }
 
     /// The node was unloaded of the model.
@@ -73,12 +81,17 @@ impl<'a> Conversation<'a> {
     }
 
     /// Tokens of this conversation's beginning in the node's cache. `model`: the node's id.
-    pub(super) fn cached(&self, prefixes: &Prefixes, model: &str) -> u32 {
-        prefixes.longest(model, || self.entries(model))
+    pub(super) fn cached(&self, prefixes: &Prefixes, assumed: &Assumed, model: &str) -> u32 {
+        prefixes.longest(assumed, model, || self.entries(model))
+    }
+
+    /// Bytes of each message.
+    pub(super) fn lengths(&self) -> impl Iterator<Item = usize> {
+        self.messages.iter().map(|message| message.len())
     }
 
     /// The value after each message.
-    fn entries(&self, model: &str) -> Arc<[u64]> {
+    pub(super) fn entries(&self, model: &str) -> Arc<[u64]> {
         let mut known = self.entries.borrow_mut();
         if let Some((_, entries)) = known.iter().find(|(name, _)| name == model) {
             return entries.clone();
@@ -119,18 +132,21 @@ mod tests {
     fn the_longest_that_is_held_counts() {
         let conversation = Conversation::new("t", None, None, MESSAGES.to_vec());
         let mut prefixes = Prefixes::default();
-        assert_eq!(conversation.cached(&prefixes, "m"), 0);
+        assert_eq!(conversation.cached(&prefixes, &Assumed::default(), "m"), 0);
         prefixes.apply(&changes("m", &[(entry("t", "m", 1), 16), (entry("t", "m", 2), 64)], &[]));
-        assert_eq!(conversation.cached(&prefixes, "m"), 64);
+        assert_eq!(conversation.cached(&prefixes, &Assumed::default(), "m"), 64);
         // Under another name, for another tenant, with tools: another conversation.
-        assert_eq!(conversation.cached(&prefixes, "n"), 0);
-        assert_eq!(Conversation::new("u", None, None, MESSAGES.to_vec()).cached(&prefixes, "m"), 0);
+        assert_eq!(conversation.cached(&prefixes, &Assumed::default(), "n"), 0);
+        assert_eq!(
+            Conversation::new("u", None, None, MESSAGES.to_vec()).cached(&prefixes, &Assumed::default(), "m"),
+            0
+        );
         let tools = Conversation::new("t", Some("[]"), None, MESSAGES.to_vec());
-        assert_eq!(tools.cached(&prefixes, "m"), 0);
+        assert_eq!(tools.cached(&prefixes, &Assumed::default(), "m"), 0);
         prefixes.apply(&changes("m", &[], &[entry("t", "m", 2)]));
-        assert_eq!(conversation.cached(&prefixes, "m"), 16);
+        assert_eq!(conversation.cached(&prefixes, &Assumed::default(), "m"), 16);
         prefixes.forget("m");
-        assert_eq!(conversation.cached(&prefixes, "m"), 0);
+        assert_eq!(conversation.cached(&prefixes, &Assumed::default(), "m"), 0);
     }
 
     #[test]

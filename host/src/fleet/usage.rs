@@ -2,6 +2,7 @@
 
 use super::LoadFailure;
 use super::desk::Desk;
+use std::sync::atomic::{AtomicU32, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 use tokio::sync::Notify;
@@ -16,8 +17,27 @@ pub struct ModelUse {
     state: Mutex<State>,
     /// Fires when the last seat is given back.
     idle: Notify,
-    /// The node's: something there has fallen idle.
-    node_idle: Arc<Notify>,
+    node: Arc<Signals>,
+}
+
+/// What the counts of one node's models have in common.
+#[derive(Default)]
+pub(super) struct Signals {
+    /// Fires when the last request at one of its models has ended.
+    pub(super) idle: Notify,
+    version: AtomicU32,
+}
+
+impl Signals {
+    /// Something that decisions look at is another than before.
+    pub(super) fn changed(&self) {
+        // Release: whoever sees the new number sees what has changed.
+        self.version.fetch_add(1, Ordering::Release);
+    }
+
+    pub(super) fn version(&self) -> u32 {
+        self.version.load(Ordering::Acquire)
+    }
 }
 
 struct State {
@@ -68,8 +88,8 @@ pub(super) struct Closed {
 }
 
 impl ModelUse {
-    pub(super) fn new(node_idle: Arc<Notify>) -> Self {
-        Self { state: Mutex::default(), idle: Notify::new(), node_idle }
+    pub(super) fn new(node: Arc<Signals>) -> Self {
+        Self { state: Mutex::default(), idle: Notify::new(), node }
     }
 
     /// A seat where there is one. `capacity`: how many run at once; `None` where the node does not say.
@@ -129,6 +149,8 @@ impl ModelUse {
         state.load_ms = Some(took.as_millis().clamp(1, u128::from(u32::MAX - 1)) as u32);
         (state.last_used, state.resident_since) = (Instant::now(), Some(Instant::now()));
         (state.failures, state.held) = (0, None);
+        drop(state);
+        self.node.changed();
     }
 
     pub(super) fn load_failed(&self, failure: &LoadFailure) {
@@ -148,12 +170,16 @@ impl ModelUse {
     }
 
     pub(super) fn measured(&self, mb: u64) {
-        self.lock().measured_mb = Some(mb);
+        // Every poll says it again.
+        if self.lock().measured_mb.replace(mb) != Some(mb) {
+            self.node.changed();
+        }
     }
 
     /// `None` where somebody else has closed it. `desk`: who waits for the model.
     pub(super) fn close(self: &Arc<Self>, desk: Arc<Desk>) -> Option<Closed> {
         let was_closed = std::mem::replace(&mut self.lock().closed, true);
+        self.node.changed();
         (!was_closed).then(|| Closed { usage: self.clone(), desk })
     }
 
@@ -165,6 +191,7 @@ impl ModelUse {
         }
         state.closed = true;
         drop(state);
+        self.node.changed();
         Some(Closed { usage: self.clone(), desk })
     }
 
@@ -203,7 +230,7 @@ impl Drop for Seat {
         drop(state);
         if is_idle {
             usage.idle.notify_waiters();
-            usage.node_idle.notify_waiters();
+            usage.node.idle.notify_waiters();
         }
         if let Some(desk) = &self.desk {
             desk.wake();
@@ -214,6 +241,7 @@ impl Drop for Seat {
 impl Drop for Closed {
     fn drop(&mut self) {
         self.usage.lock().closed = false;
+        self.usage.node.changed();
         self.desk.wake();
     }
 }

@@ -8,7 +8,7 @@ use super::pool::{Judged, Pool};
 use super::router::Decided;
 use super::state::HostState;
 use super::{Declined, limits};
-use crate::facts::{Column, ResidentFacts};
+use crate::facts::{Columns, ResidentFacts};
 
 /// A model that must be placed.
 #[derive(Debug, Clone)]
@@ -34,7 +34,7 @@ pub(super) struct EvictionPolicy {
     pre: EvictionPolicyPre<HostState>,
     setup: Setup,
     facts: Vec<String>,
-    columns: Box<[Column<ResidentFacts>]>,
+    columns: Columns<ResidentFacts>,
     pool: Pool<Instance<Bindings>>,
 }
 
@@ -56,7 +56,7 @@ impl EvictionPolicy {
         &self.facts
     }
 
-    pub(super) fn columns(&self) -> &[Column<ResidentFacts>] {
+    pub(super) fn columns(&self) -> &Columns<ResidentFacts> {
         &self.columns
     }
 

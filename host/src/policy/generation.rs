@@ -11,7 +11,7 @@ use super::router::{Decided, RouteRequest, RoutingPolicy, Topology};
 use super::shared::{KvRead, Shared};
 use super::translator::{TranslationPolicy, UpstreamPolicy};
 use super::{Claim, Decision, Demand, Resident, Session, evictor::EvictionPolicy};
-use crate::facts::{Column, NodeFacts, RequestFacts, ResidentFacts};
+use crate::facts::{Columns, NodeFacts, RequestFacts, ResidentFacts};
 use crate::metrics::PolicyMeters;
 use arc_swap::ArcSwapOption;
 use serde::Serialize;
@@ -136,10 +136,12 @@ impl Generation {
     }
 
     /// The columns of [`Self::routing_facts`].
-    pub fn routing_columns(&self) -> (&[Column<NodeFacts>], &[Column<RequestFacts>]) {
+    pub fn routing_columns(&self) -> (&Columns<NodeFacts>, &Columns<RequestFacts>) {
+        static NODE: Columns<NodeFacts> = Columns::none();
+        static REQUEST: Columns<RequestFacts> = Columns::none();
         match &self.judge {
             Judge::Routing(policy) => policy.columns(),
-            _ => (&[], &[]),
+            _ => (&NODE, &REQUEST),
         }
     }
 
@@ -205,10 +207,11 @@ impl Generation {
     }
 
     /// The columns of [`Self::eviction_facts`].
-    pub fn eviction_columns(&self) -> &[Column<ResidentFacts>] {
+    pub fn eviction_columns(&self) -> &Columns<ResidentFacts> {
+        static RESIDENT: Columns<ResidentFacts> = Columns::none();
         match &self.judge {
             Judge::Eviction(policy) => policy.columns(),
-            _ => &[],
+            _ => &RESIDENT,
         }
     }
 

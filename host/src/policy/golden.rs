@@ -49,8 +49,7 @@ pub(super) fn fleet(nodes: usize) -> (Topology, Vec<NodeFacts>) {
 fn routing(policy: &RoutingPolicy, nodes: usize) -> Result<(), Problem> {
     let (topology, facts) = fleet(nodes);
     let (node_columns, request_columns) = policy.columns();
-    let rows: Vec<u32> =
-        facts.iter().flat_map(|f| node_columns.iter().map(move |column| column(f))).collect();
+    let rows = node_columns.rows(&facts);
     let of_request = RequestFacts { prompt_tokens: Some(100), max_tokens: None, stream: Some(1) };
     let asked = RouteRequest {
         model: "gate".into(),
@@ -58,7 +57,7 @@ fn routing(policy: &RoutingPolicy, nodes: usize) -> Result<(), Problem> {
         session: Some(1),
         seed: 7,
         now_ms: 1_700_000_000_000,
-        facts: request_columns.iter().map(|column| column(&of_request)).collect(),
+        facts: request_columns.row(&of_request),
     };
     let mut answers = Vec::new();
     for _ in 0..3 {
@@ -91,8 +90,7 @@ fn eviction(policy: &EvictionPolicy) -> Result<(), Problem> {
             class: Some(n % 3),
             ..ResidentFacts::default()
         });
-        let rows: Vec<u32> =
-            facts.flat_map(|f| policy.columns().iter().map(move |column| column(&f))).collect();
+        let rows = policy.columns().rows(&facts.collect::<Vec<_>>());
         let demand = Demand {
             model: "gate".into(),
             class: 100,

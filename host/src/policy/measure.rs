@@ -52,7 +52,7 @@ impl Routing {
     pub fn new(policy: &Generation, nodes: usize) -> Self {
         let (topology, facts) = fleet(nodes);
         let (node_columns, request_columns) = policy.routing_columns();
-        let rows = facts.iter().flat_map(|f| node_columns.iter().map(move |column| column(f))).collect();
+        let rows = node_columns.rows(&facts);
         let of_request = RequestFacts { prompt_tokens: Some(900), max_tokens: Some(256), stream: Some(1) };
         let asked = RouteRequest {
             model: "meta-llama/Llama-3.1-8B-Instruct".into(),
@@ -60,7 +60,7 @@ impl Routing {
             session: Some(0x5eed_5eed_5eed_5eed),
             seed: 7,
             now_ms: 1_700_000_000_000,
-            facts: request_columns.iter().map(|column| column(&of_request)).collect(),
+            facts: request_columns.row(&of_request),
         };
         Self { topology, asked, rows }
     }
@@ -73,14 +73,14 @@ impl Routing {
 fn eviction(policy: &Generation) -> Result<Vec<Row>, Problem> {
     let residents: Vec<Resident> =
         (0..8).map(|n| Resident { model: format!("org/model-{n}"), device_mb: vec![8000, 0] }).collect();
-    let columns = policy.eviction_columns();
-    let facts = (0..8).map(|n| ResidentFacts {
+    let fact = |n: u32| ResidentFacts {
         size_mb: Some(8000),
         last_used_s: Some(60 * n),
         class: Some(100),
         ..ResidentFacts::default()
-    });
-    let rows: Vec<u32> = facts.flat_map(|f| columns.iter().map(move |column| column(&f))).collect();
+    };
+    let facts: Vec<ResidentFacts> = (0..8).map(fact).collect();
+    let rows = policy.eviction_columns().rows(&facts);
     let demand = Demand {
         model: "org/new".into(),
         class: 100,

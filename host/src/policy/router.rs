@@ -9,7 +9,7 @@ use super::pool::{Judged, Pool};
 use super::shared::KvRead;
 use super::state::HostState;
 use super::{Declined, limits};
-use crate::facts::{Column, NodeFacts, RequestFacts};
+use crate::facts::{Columns, NodeFacts, RequestFacts};
 
 /// The members of the fleet, in the order in which facts and decisions count them.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
@@ -49,8 +49,8 @@ pub(super) struct RoutingPolicy {
     pre: RoutingPolicyPre<HostState>,
     setup: Setup,
     wanted: wit::Wanted,
-    node_columns: Box<[Column<NodeFacts>]>,
-    request_columns: Box<[Column<RequestFacts>]>,
+    node_columns: Columns<NodeFacts>,
+    request_columns: Columns<RequestFacts>,
     pool: Pool<Warm>,
     pub(super) learner: Option<Learner>,
 }
@@ -87,7 +87,7 @@ impl RoutingPolicy {
         (&self.wanted.node, &self.wanted.request)
     }
 
-    pub(super) fn columns(&self) -> (&[Column<NodeFacts>], &[Column<RequestFacts>]) {
+    pub(super) fn columns(&self) -> (&Columns<NodeFacts>, &Columns<RequestFacts>) {
         (&self.node_columns, &self.request_columns)
     }
 

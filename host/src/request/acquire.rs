@@ -8,7 +8,7 @@ use super::resolve::Target;
 use super::route::route;
 use super::settle::Ledger;
 use crate::decide::Arm;
-use crate::fleet::{Ask, Denied, Granted, LoadFailure, NodeView, Priority, Routed, Seat, cached, find};
+use crate::fleet::{Ask, Denied, Granted, LoadFailure, NodeView, Priority, Routed, Seat, find};
 use crate::gateway::Gateway;
 use crate::refusal::Refusal;
 use http::StatusCode;
@@ -242,8 +242,24 @@ impl Work {
             Some(found) => found.info.id.clone(),
             None => self.target.model.node_id(),
         };
-        self.notes.predicted = cached(fresh, &name, &self.asked.conversation(&self.tenant));
-        forward(self, &view.node, &name, seat, deadline).await
+        let conversation = self.asked.conversation(&self.tenant);
+        self.notes.predicted = fresh.cached(&name, &conversation);
+        let assumed = fresh.assume(&name, &conversation);
+        drop(conversation);
+        let outcome = forward(self, &view.node, &name, seat, deadline).await;
+        match outcome {
+            Ok(Started::Stream(mut flow)) => {
+                flow.assumed = assumed;
+                Ok(Started::Stream(flow))
+            }
+            Ok(whole) => Ok(whole),
+            Err(failed) => {
+                if let Some(assumed) = assumed {
+                    assumed.deny();
+                }
+                Err(failed)
+            }
+        }
     }
 
     fn too_late(&self) -> Refusal {

@@ -1,7 +1,7 @@
 //! The request to a node, up to the point where its status is settled.
 
 use super::acquire::Work;
-use crate::fleet::{Node, Seat};
+use crate::fleet::{Assumption, Node, Seat};
 use crate::refusal::Refusal;
 use crate::sse::Framer;
 use crate::upstream::UpstreamError;
@@ -35,6 +35,8 @@ pub(super) struct Flow {
     /// The model under the node's name.
     pub(super) node_model: String,
     pub(super) seat: Seat,
+    /// Until the answer's end the node is taken to hold the conversation.
+    pub(super) assumed: Option<Assumption>,
 }
 
 /// An answer that has not.
@@ -144,7 +146,15 @@ async fn first_event(
         }
         let first = if before.is_empty() { first } else { [&before[..], &first].concat().into() };
         let (node, node_model) = (node.name.clone(), model.to_owned());
-        return Ok(Started::Stream(Box::new(Flow { first, framer, body, node, node_model, seat })));
+        return Ok(Started::Stream(Box::new(Flow {
+            first,
+            framer,
+            body,
+            node,
+            node_model,
+            seat,
+            assumed: None,
+        })));
     }
 }
 

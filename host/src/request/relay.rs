@@ -3,7 +3,7 @@
 use super::dialect::Dialect;
 use super::forward::Flow;
 use super::settle::Ledger;
-use crate::fleet::Seat;
+use crate::fleet::{Assumption, Seat};
 use crate::refusal::Refusal;
 use crate::sse::{self, Framer};
 use bytes::Bytes;
@@ -27,6 +27,7 @@ pub(super) struct Relay {
     tidy: Tidy,
     node: String,
     _seat: Seat,
+    _assumed: Option<Assumption>,
 }
 
 /// What is done to a native stream, and what was seen in it.
@@ -90,7 +91,7 @@ pub(super) struct PromptDetails {
 
 impl Relay {
     pub(super) fn new(flow: Flow, client_model: &str, hide_usage: bool, stall_timeout: Duration) -> Self {
-        let Flow { first, framer, body, node, node_model, seat } = flow;
+        let Flow { first, framer, body, node, node_model, seat, assumed } = flow;
         let rename = (node_model != client_model).then(|| (node_model, client_model.to_owned()));
         Self {
             first: Some(first),
@@ -101,6 +102,7 @@ impl Relay {
             tidy: Tidy { rename, hide_usage, complete: false },
             node,
             _seat: seat,
+            _assumed: assumed,
         }
     }
 

@@ -5,12 +5,14 @@
 
 mod support;
 
+mod assumed;
 mod attacks;
 mod beside;
 mod bodies;
 mod cold;
 mod dialects;
 mod evict;
+mod faults;
 mod fleet;
 mod frozen;
 mod gate;

@@ -43,20 +43,21 @@ fn sink<T: Copy + Ord>(items: &mut [T], end: usize) {
 
 /// Lets the item at `root` of a heap sink until no child is larger.
 fn sift<T: Copy + Ord>(items: &mut [T], mut root: usize) {
-    while let (Some(&item), Some(&left)) = (items.get(root), items.get(2 * root + 1)) {
-        let (child, larger) = match items.get(2 * root + 2) {
-            Some(&right) if right > left => (2 * root + 2, right),
-            _ => (2 * root + 1, left),
+    let Some(&item) = items.get(root) else { return };
+    while let Some(&left) = items.get(2 * root + 1) {
+        // Which child is larger is a coin's throw: added, not branched on.
+        let child = match items.get(2 * root + 2) {
+            Some(&right) => 2 * root + 1 + usize::from(right > left),
+            None => 2 * root + 1,
         };
-        if larger <= item {
-            return;
-        }
-        for (at, value) in [(root, larger), (child, item)] {
-            if let Some(place) = items.get_mut(at) {
-                *place = value;
-            }
+        let Some(&larger) = items.get(child).filter(|larger| **larger > item) else { break };
+        if let Some(place) = items.get_mut(root) {
+            *place = larger;
         }
         root = child;
+    }
+    if let Some(place) = items.get_mut(root) {
+        *place = item;
     }
 }
 

@@ -69,6 +69,14 @@ impl Client {
         self.call("POST", path, &[], body.to_string()).await
     }
 
+    /// `None` where the connection breaks.
+    pub async fn try_post(&self, path: &str, body: impl Into<Bytes>) -> Option<Answer> {
+        let request = http::Request::post(format!("{}{path}", self.base)).body(Full::new(body.into()));
+        let (parts, body) = self.inner.request(request.unwrap()).await.ok()?.into_parts();
+        let body = body.collect().await.ok()?.to_bytes();
+        Some(Answer { status: parts.status.as_u16(), headers: parts.headers, body })
+    }
+
     pub async fn stream(&self, path: &str, body: &Value) -> Stream {
         let (parts, body) = self.send("POST", path, &[], body.to_string()).await.into_parts();
         Stream { status: parts.status.as_u16(), body }

@@ -5,6 +5,7 @@ use axum::body::{Body, Bytes};
 use axum::extract::{Request, State};
 use axum::response::Response;
 use axum::{Json, Router, routing};
+use futures_util::StreamExt;
 use neuron_protocol::{
     Device, DeviceHealth, Discovery, Health, LoadRequest, ModelInfo, ModelStatus, UnloadRequest,
 };
@@ -56,6 +57,8 @@ pub struct Inner {
     pub health_takes: Duration,
     /// What `/watch` says before it ends; without it there is none.
     pub watch: Option<String>,
+    /// It does not end then.
+    pub watch_stays: bool,
     /// What it can beyond the first block of the API.
     pub features: Vec<String>,
     /// Unloads are refused with this 409.
@@ -201,10 +204,11 @@ async fn watch(State(inner): Shared) -> Response {
     inner.watched += 1;
     match &inner.watch {
         None => whole(404, &json!({"error": "no such path"})),
-        Some(events) => Response::builder()
-            .header("content-type", "text/event-stream")
-            .body(Body::from(events.clone()))
-            .unwrap(),
+        Some(events) if inner.watch_stays => {
+            let said = futures_util::stream::iter([Ok::<_, std::io::Error>(Bytes::from(events.clone()))]);
+            stream(Body::from_stream(said.chain(futures_util::stream::pending())))
+        }
+        Some(events) => stream(Body::from(events.clone())),
     }
 }
 
