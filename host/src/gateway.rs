@@ -51,7 +51,7 @@ impl Gateway {
         policies.configure(config.policies.clone());
         let decider = Arc::new(Decider::new(policies.clone(), metrics.clone())?);
         let (tasks, shutdown) = (TaskTracker::new(), CancellationToken::new());
-        let (fleet, upstream) = (Arc::new(FleetState::default()), Upstream::default());
+        let (fleet, upstream) = (Arc::new(FleetState::default()), Upstream);
         let hosts: Arc<dyn Hosts> = Arc::new(upstream.clone());
         let config = Arc::new(ArcSwap::from_pointee(config));
         let pollers = Pollers::new(

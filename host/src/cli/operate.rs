@@ -89,7 +89,7 @@ pub(super) fn pin(args: &PinArgs) -> anyhow::Result<()> {
 fn ask(target: &Target, path: &str, body: &Value) -> anyhow::Result<Value> {
     let peer = target.peer()?;
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
-    let answer = runtime.block_on(async { Upstream::default().post(&peer, path, body, LIMIT).await });
+    let answer = runtime.block_on(async { Upstream.post(&peer, path, body, LIMIT).await });
     match answer {
         Err(UpstreamError::Status { status, body }) => {
             let said: Value = serde_json::from_str(&body).unwrap_or_default();

@@ -35,7 +35,7 @@ fn running(args: &Args) -> Value {
     let Ok(peer) = target.peer() else { return Value::Null };
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
     let Ok(runtime) = runtime else { return Value::Null };
-    let asked = async { Upstream::default().get(&peer, "/admin/status", Duration::from_secs(2)).await };
+    let asked = async { Upstream.get(&peer, "/admin/status", Duration::from_secs(2)).await };
     runtime.block_on(asked).unwrap_or_default()
 }
 

@@ -40,7 +40,7 @@ impl Target {
             Some(url) => url.trim_end_matches('/').to_owned(),
             None => format!("http://{}", reachable(admin_address(&self.config)?)),
         };
-        Ok(Peer { endpoint, authorization: None })
+        Ok(Peer::new(&endpoint, None)?)
     }
 }
 
@@ -52,7 +52,7 @@ const CLEAR: &str = "\x1b[H\x1b[J";
 pub(super) fn run(args: &Args) -> anyhow::Result<()> {
     let peer = args.target.peer()?;
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
-    let (upstream, limit) = (Upstream::default(), Duration::from_secs(5));
+    let (upstream, limit) = (Upstream, Duration::from_secs(5));
     loop {
         let status: anyhow::Result<Value> = runtime
             .block_on(upstream.get(&peer, "/admin/status", limit))

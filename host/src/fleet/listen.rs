@@ -4,11 +4,10 @@
 use super::NodeView;
 use super::prefixes::Prefixes;
 use crate::sse::{self, Framer};
-use crate::upstream::{Peer, Upstream, UpstreamError};
+use crate::upstream::{Body, Peer, Upstream, UpstreamError};
 use bytes::Bytes;
 use http::{HeaderMap, HeaderValue, Method, StatusCode, header};
 use http_body_util::BodyExt;
-use hyper::body::Incoming;
 use neuron_protocol::{LoadPhase, ModelStatus, PrefixChanges, WatchEvent};
 use std::time::Duration;
 use tokio::time::Instant;
@@ -22,7 +21,7 @@ const MOST_LOADS: usize = 64;
 
 /// An open stream of events.
 pub struct Listener {
-    body: Incoming,
+    body: Body,
     framer: Framer,
     opened: Instant,
     /// When it last spoke up.

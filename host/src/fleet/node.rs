@@ -3,7 +3,7 @@ use super::index::{ByName, Names, hash_of};
 use super::prefixes::{Conversation, Prefixes};
 use super::usage::{ModelUse, Signals};
 use crate::config;
-use crate::upstream::Peer;
+use crate::upstream::{BadPeer, Peer};
 use arc_swap::ArcSwap;
 use neuron_protocol::{Discovery, Health, LoadProgress, ModelInfo, ModelLoad};
 use serde::Serialize;
@@ -87,16 +87,11 @@ pub struct NodeView {
 }
 
 impl Node {
-    /// Errors where the token cannot be sent in a header.
-    pub fn new(config: &config::Neuron) -> Result<Self, http::header::InvalidHeaderValue> {
-        let bearer = config.token.as_ref().map(|token| {
-            let mut value = http::HeaderValue::try_from(format!("Bearer {token}"))?;
-            value.set_sensitive(true);
-            Ok(value)
-        });
+    /// Errors where it has no address, or the token cannot be sent in a header.
+    pub fn new(config: &config::Neuron) -> Result<Self, BadPeer> {
         Ok(Self {
             name: config.name.clone(),
-            peer: Peer { endpoint: config.endpoint.clone(), authorization: bearer.transpose()? },
+            peer: Peer::new(&config.endpoint, config.token.as_deref())?,
             config: config.clone(),
             poke: Notify::new(),
             loading: tokio::sync::Mutex::default(),

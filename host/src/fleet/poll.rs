@@ -78,7 +78,7 @@ impl Pollers {
                     next.push(member);
                 }
                 Err(error) => {
-                    tracing::error!(node = neuron.name, %error, "its token is not usable; it is left out")
+                    tracing::error!(node = neuron.name, %error, "it is left out")
                 }
             }
         }

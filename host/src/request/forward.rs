@@ -4,11 +4,10 @@ use super::acquire::Work;
 use crate::fleet::{Assumption, Node, Seat};
 use crate::refusal::Refusal;
 use crate::sse::Framer;
-use crate::upstream::UpstreamError;
+use crate::upstream::{Body, UpstreamError};
 use bytes::Bytes;
 use http::{HeaderMap, HeaderValue, Method, StatusCode, header};
 use http_body_util::{BodyExt, Limited};
-use hyper::body::Incoming;
 use serde_json::Value;
 use std::future::Future;
 use std::sync::Arc;
@@ -30,7 +29,7 @@ pub(super) enum Started {
 pub(super) struct Flow {
     pub(super) first: Bytes,
     pub(super) framer: Framer,
-    pub(super) body: Incoming,
+    pub(super) body: Body,
     pub(super) node: String,
     /// The model under the node's name.
     pub(super) node_model: String,
@@ -118,7 +117,7 @@ async fn first_event(
     work: &Work,
     node: &Arc<Node>,
     model: &str,
-    mut body: Incoming,
+    mut body: Body,
     seat: Seat,
 ) -> Result<Started, Failed> {
     let mut framer = Framer::default();
@@ -128,12 +127,11 @@ async fn first_event(
     loop {
         let reading = async {
             let ended = || UpstreamError::Broken("the stream ended before its first event".into());
-            body.frame().await.ok_or_else(ended)?.map_err(|e| UpstreamError::Broken(e.to_string()))
+            std::future::poll_fn(|cx| body.poll_data(cx)).await.ok_or_else(ended)?
         };
-        let frame = tokio::time::timeout(stall, while_up(work, node, reading)).await;
-        let frame = frame.unwrap_or(Err(UpstreamError::Timeout(stall)));
-        let frame = frame.map_err(|error| elsewhere(node, &error))?;
-        let Ok(data) = frame.into_data() else { continue };
+        let data = tokio::time::timeout(stall, while_up(work, node, reading)).await;
+        let data = data.unwrap_or(Err(UpstreamError::Timeout(stall)));
+        let data = data.map_err(|error| elsewhere(node, &error))?;
         let whole =
             framer.push(data).map_err(|e| elsewhere(node, &UpstreamError::Malformed(e.to_string())))?;
         let Some(first) = whole else { continue };

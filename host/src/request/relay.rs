@@ -6,12 +6,12 @@ use super::settle::Ledger;
 use crate::fleet::{Assumption, Seat};
 use crate::refusal::Refusal;
 use crate::sse::{self, Framer};
+use crate::upstream::{Body, UpstreamError};
 use bytes::Bytes;
 use http::StatusCode;
-use hyper::body::{Body as _, Incoming};
 use serde::Deserialize;
 use serde_json::value::RawValue;
-use std::future::Future as _;
+use std::future::Future;
 use std::pin::Pin;
 use std::task::{Context, Poll, ready};
 use std::time::Duration;
@@ -21,13 +21,56 @@ pub(super) struct Relay {
     /// The event that settled the status, until it is sent.
     first: Option<Bytes>,
     framer: Framer,
-    body: Incoming,
+    body: Body,
+    gather: Gather,
     stall: Pin<Box<Sleep>>,
     stall_timeout: Duration,
     tidy: Tidy,
     node: String,
     _seat: Seat,
     _assumed: Option<Assumption>,
+}
+
+/// Lets everybody else have a turn between an event's coming and its going: what has come by then goes with it, in
+/// one write. With nobody else there the turn is over at once, and where many streams are busy they are
+/// written as often as there is time for, not once for each event.
+#[derive(Default)]
+struct Gather {
+    came: Option<Bytes>,
+    turn: Option<Pin<Box<dyn Future<Output = ()> + Send>>>,
+    /// The end was met while more was looked for.
+    over: Option<Option<UpstreamError>>,
+}
+
+impl Gather {
+    fn poll(&mut self, cx: &mut Context<'_>, body: &mut Body) -> Poll<Option<Result<Bytes, UpstreamError>>> {
+        if let Some(end) = self.over.take() {
+            return Poll::Ready(end.map(Err));
+        }
+        if self.came.is_none() {
+            match ready!(body.poll_data(cx)) {
+                Some(Ok(data)) => self.came = Some(data),
+                end => return Poll::Ready(end),
+            }
+        }
+        ready!(self.turn.get_or_insert_with(|| Box::pin(tokio::task::yield_now())).as_mut().poll(cx));
+        self.turn = None;
+        let came = self.came.take().unwrap_or_default();
+        let more = match body.poll_data(cx) {
+            Poll::Ready(Some(Ok(more))) => more,
+            Poll::Ready(Some(Err(error))) => {
+                self.over = Some(Some(error));
+                Bytes::new()
+            }
+            Poll::Ready(None) => {
+                self.over = Some(None);
+                Bytes::new()
+            }
+            Poll::Pending => Bytes::new(),
+        };
+        let all = if more.is_empty() { came } else { [&came[..], &more[..]].concat().into() };
+        Poll::Ready(Some(Ok(all)))
+    }
 }
 
 /// What is done to a native stream, and what was seen in it.
@@ -97,6 +140,7 @@ impl Relay {
             first: Some(first),
             framer,
             body,
+            gather: Gather::default(),
             stall: Box::pin(tokio::time::sleep(stall_timeout)),
             stall_timeout,
             tidy: Tidy { rename, hide_usage, complete: false },
@@ -136,12 +180,11 @@ impl Relay {
 
     fn poll_events(&mut self, cx: &mut Context<'_>) -> Poll<Result<Option<Bytes>, String>> {
         loop {
-            match Pin::new(&mut self.body).poll_frame(cx) {
+            match self.gather.poll(cx, &mut self.body) {
                 Poll::Ready(None) => return Poll::Ready(Ok(None)),
                 Poll::Ready(Some(Err(error))) => return Poll::Ready(Err(error.to_string())),
-                Poll::Ready(Some(Ok(frame))) => {
+                Poll::Ready(Some(Ok(data))) => {
                     self.stall.as_mut().reset(Instant::now() + self.stall_timeout);
-                    let Ok(data) = frame.into_data() else { continue };
                     if let Some(whole) = self.framer.push(data).map_err(|e| e.to_string())? {
                         return Poll::Ready(Ok(Some(whole)));
                     }

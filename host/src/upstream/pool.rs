@@ -1,0 +1,60 @@
+//! Connections to one node that wait for the next request.
+
+use super::CONNECT;
+use std::io;
+use std::sync::{Mutex, PoisonError};
+use std::time::{Duration, Instant};
+use tokio::net::TcpStream;
+
+/// A connection that was silent for this long is asked whether its other end is still there, and again
+/// this often; a host that lost its power is found out even in the middle of an answer.
+const KEEPALIVE: Duration = Duration::from_secs(15);
+/// Below the idle time-out of the servers that nodes run, so a request seldom meets a closing connection.
+const IDLE: Duration = Duration::from_secs(50);
+/// Idle connections that are kept; past it the oldest goes.
+const IDLE_CONNECTIONS: usize = 256;
+
+#[derive(Debug, Default)]
+pub(super) struct Pool {
+    idle: Mutex<Vec<(TcpStream, Instant)>>,
+}
+
+impl Pool {
+    /// The one that was used last, if its other end has not closed it meanwhile.
+    pub(super) fn take(&self) -> Option<TcpStream> {
+        let mut idle = self.lock();
+        let fresh = idle.iter().position(|(_, since)| since.elapsed() < IDLE).unwrap_or(idle.len());
+        idle.drain(..fresh);
+        while let Some((stream, _)) = idle.pop() {
+            // Nobody has asked for anything: whatever can be read is the end, or nonsense.
+            let silent = stream.try_read(&mut [0]).is_err_and(|e| e.kind() == io::ErrorKind::WouldBlock);
+            if silent {
+                return Some(stream);
+            }
+        }
+        None
+    }
+
+    pub(super) fn put(&self, stream: TcpStream) {
+        let mut idle = self.lock();
+        if idle.len() == IDLE_CONNECTIONS {
+            idle.remove(0);
+        }
+        idle.push((stream, Instant::now()));
+    }
+
+    fn lock(&self) -> std::sync::MutexGuard<'_, Vec<(TcpStream, Instant)>> {
+        self.idle.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// A new connection.
+pub(super) async fn connect(host: &str, port: u16) -> io::Result<TcpStream> {
+    let connecting = TcpStream::connect((host, port));
+    let stream = tokio::time::timeout(CONNECT, connecting).await.map_err(|_| io::ErrorKind::TimedOut)??;
+    // Requests are written whole; without this the last piece of a large one would wait for an acknowledgement.
+    stream.set_nodelay(true)?;
+    let probes = socket2::TcpKeepalive::new().with_time(KEEPALIVE).with_interval(KEEPALIVE);
+    socket2::SockRef::from(&stream).set_tcp_keepalive(&probes)?;
+    Ok(stream)
+}
