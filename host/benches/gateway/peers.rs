@@ -215,7 +215,7 @@ fn router(name: &str, args: &[&str], port: u16, mock: SocketAddr) -> Option<Vec<
         "--prometheus-port",
         &prometheus,
         "--log-level",
-        "warn",
+        "error",
     ]));
     Some(command)
 }
