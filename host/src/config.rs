@@ -11,6 +11,7 @@ pub use catalogue::{Catalogue, Model, Resolved};
 pub use explain::{ConfigError, nearest};
 pub use policies::Canary;
 
+use crate::upstream::Peer;
 use std::collections::BTreeSet;
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
@@ -212,16 +213,14 @@ impl Config {
 
 fn neuron(raw: raw::Neuron, env: impl Fn(&str) -> Option<String>) -> Result<Neuron, String> {
     let endpoint = raw.endpoint.trim_end_matches('/').to_owned();
-    let uri: http::Uri =
-        endpoint.parse().map_err(|e| format!("neurons.{}.endpoint: {endpoint:?}: {e}", raw.name))?;
-    if uri.scheme_str() != Some("http") || uri.authority().is_none() || uri.path() != "/" {
-        return Err(format!("neurons.{}.endpoint: {endpoint:?}, expected http://HOST:PORT", raw.name));
-    }
     let token = raw.token_env.map(|name| {
         let value = env(&name).filter(|v| !v.is_empty());
         value.ok_or(format!("neurons.{}.token_env: the environment variable {name} is not set", raw.name))
     });
-    Ok(Neuron { name: raw.name, endpoint, token: token.transpose()? })
+    let token = token.transpose()?;
+    let checked = Peer::new(&endpoint, token.as_deref());
+    checked.map_err(|e| format!("neurons.{}.{}: {e}", raw.name, e.key()))?;
+    Ok(Neuron { name: raw.name, endpoint, token })
 }
 
 fn key(raw: raw::Key, env: impl Fn(&str) -> Option<String>) -> Result<Key, String> {

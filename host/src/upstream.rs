@@ -12,13 +12,12 @@ pub use body::Body;
 use bytes::Bytes;
 use head::{HEAD_LIMIT, Head};
 use http::{HeaderMap, HeaderValue, Method, Response, StatusCode, header};
-use http_body_util::{BodyExt, Limited};
 use pool::Pool;
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 use std::io::IoSlice;
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
 
@@ -26,6 +25,9 @@ use tokio::net::TcpStream;
 const CONNECT: Duration = Duration::from_secs(2);
 /// Bytes of a lifecycle answer; a larger one is an error.
 const JSON_LIMIT: usize = 8 << 20;
+/// A connection that its other end has closed meanwhile says so in this time; one that breaks later had taken the
+/// request, and what becomes of that is the caller's to decide.
+const STALE: Duration = Duration::from_millis(50);
 /// Bytes of a body that are copied behind the head, so that both are written at once.
 const WITH_HEAD: usize = 16 << 10;
 
@@ -48,10 +50,20 @@ pub struct Peer {
 /// An endpoint that is none.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum BadPeer {
-    #[error("{0:?} is not http://HOST:PORT")]
+    #[error("{0:?}, expected http://HOST:PORT")]
     Endpoint(String),
     #[error("its token cannot be sent in a header")]
     Token,
+}
+
+impl BadPeer {
+    /// The key of cortex.toml that is to be mended.
+    pub fn key(&self) -> &'static str {
+        match self {
+            Self::Endpoint(_) => "endpoint",
+            Self::Token => "token_env",
+        }
+    }
 }
 
 /// Why a node gave no usable answer.
@@ -74,7 +86,9 @@ impl Peer {
     pub fn new(endpoint: &str, token: Option<&str>) -> Result<Self, BadPeer> {
         let bad = || BadPeer::Endpoint(endpoint.to_owned());
         let uri: http::Uri = endpoint.parse().map_err(|_| bad())?;
-        let authority = uri.authority().filter(|_| uri.scheme_str() == Some("http")).ok_or_else(bad)?;
+        let is_plain = uri.scheme_str() == Some("http") && uri.path() == "/" && uri.query().is_none();
+        // Names and passwords in an address would go to the node in its `host`.
+        let authority = uri.authority().filter(|a| is_plain && !a.as_str().contains('@')).ok_or_else(bad)?;
         let mut fields = format!("host: {authority}\r\n").into_bytes();
         if let Some(token) = token {
             let value = HeaderValue::try_from(format!("Bearer {token}")).map_err(|_| BadPeer::Token)?;
@@ -118,19 +132,19 @@ impl Upstream {
         if rest.len() <= WITH_HEAD {
             head.extend_from_slice(&std::mem::take(&mut rest));
         }
-        // One that waited may have been closed at its other end in this moment; then there is not a byte of an answer,
-        // and the request was not taken.
-        if let Some(mut stream) = peer.pool.take()
-            && let Some(answer) = exchange(&mut stream, &head, &rest).await?
-        {
-            return answered(peer, stream, answer);
+        let silent = || UpstreamError::Broken("it was closed before an answer".into());
+        if let Some(mut stream) = peer.pool.take() {
+            let asked = Instant::now();
+            match exchange(&mut stream, &head, &rest).await? {
+                Some(answer) => return Ok(answered(peer, stream, answer)),
+                None if asked.elapsed() > STALE => return Err(silent()),
+                None => {}
+            }
         }
         let connected = pool::connect(&peer.host, peer.port).await;
         let mut stream = connected.map_err(|e| UpstreamError::Connect(e.to_string()))?;
-        match exchange(&mut stream, &head, &rest).await? {
-            Some(answer) => answered(peer, stream, answer),
-            None => Err(UpstreamError::Broken("it was closed before an answer".into())),
-        }
+        let answer = exchange(&mut stream, &head, &rest).await?.ok_or_else(silent)?;
+        Ok(answered(peer, stream, answer))
     }
 
     /// A GET whose answer is JSON.
@@ -168,8 +182,7 @@ impl Upstream {
         let exchange = async {
             let response = self.send(peer, method, path, &headers, body).await?;
             let status = response.status();
-            let body = Limited::new(response.into_body(), JSON_LIMIT).collect().await;
-            let body = body.map_err(|e| UpstreamError::Broken(e.to_string()))?.to_bytes();
+            let body = response.into_body().whole(JSON_LIMIT).await?;
             if !status.is_success() {
                 return Err(UpstreamError::Status {
                     status,
@@ -230,13 +243,9 @@ async fn write_all(stream: &mut TcpStream, head: &[u8], rest: &[u8]) -> std::io:
     stream.write_all(&rest[written - head.len()..]).await
 }
 
-fn answered(
-    peer: &Peer,
-    stream: TcpStream,
-    (head, came): (Head, Vec<u8>),
-) -> Result<Response<Body>, UpstreamError> {
-    let body = Body::new(stream, peer.pool.clone(), head.length, head.stays_open, &came)?;
+fn answered(peer: &Peer, stream: TcpStream, (head, came): (Head, Vec<u8>)) -> Response<Body> {
+    let body = Body::new(stream, peer.pool.clone(), head.length, head.stays_open, &came);
     let mut response = Response::new(body);
     (*response.status_mut(), *response.headers_mut()) = (head.status, head.headers);
-    Ok(response)
+    response
 }

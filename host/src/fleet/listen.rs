@@ -7,8 +7,8 @@ use crate::sse::{self, Framer};
 use crate::upstream::{Body, Peer, Upstream, UpstreamError};
 use bytes::Bytes;
 use http::{HeaderMap, HeaderValue, Method, StatusCode, header};
-use http_body_util::BodyExt;
 use neuron_protocol::{LoadPhase, ModelStatus, PrefixChanges, WatchEvent};
+use std::future::poll_fn;
 use std::time::Duration;
 use tokio::time::Instant;
 
@@ -69,12 +69,12 @@ impl Listener {
     /// The next events, one or several; an error ends the stream. May be dropped and called again.
     pub(super) async fn next(&mut self) -> Result<Vec<WatchEvent>, UpstreamError> {
         loop {
-            let frame = tokio::time::timeout_at(self.heard + SILENCE, self.body.frame()).await;
-            let frame = frame.map_err(|_| UpstreamError::Timeout(SILENCE))?;
+            let data = poll_fn(|cx| self.body.poll_data(cx));
+            let data = tokio::time::timeout_at(self.heard + SILENCE, data).await;
+            let data = data.map_err(|_| UpstreamError::Timeout(SILENCE))?;
             self.heard = Instant::now();
             let ended = || UpstreamError::Broken("its /watch ended".into());
-            let frame = frame.ok_or_else(ended)?.map_err(|e| UpstreamError::Broken(e.to_string()))?;
-            let Ok(data) = frame.into_data() else { continue };
+            let data = data.ok_or_else(ended)??;
             let whole = self.framer.push(data).map_err(|e| UpstreamError::Malformed(e.to_string()))?;
             let events: Result<Vec<WatchEvent>, _> =
                 sse::events(whole.as_deref().unwrap_or_default()).filter_map(event).collect();

@@ -7,7 +7,6 @@ use crate::sse::Framer;
 use crate::upstream::{Body, UpstreamError};
 use bytes::Bytes;
 use http::{HeaderMap, HeaderValue, Method, StatusCode, header};
-use http_body_util::{BodyExt, Limited};
 use serde_json::Value;
 use std::future::Future;
 use std::sync::Arc;
@@ -78,12 +77,8 @@ pub(super) async fn forward(
     if parts.status.is_success() && kind.starts_with(b"text/event-stream") {
         return first_event(work, node, model, body, seat).await;
     }
-    let collecting = async {
-        let whole = Limited::new(body, ANSWER_LIMIT).collect().await;
-        whole.map_err(|e| UpstreamError::Broken(e.to_string()))
-    };
-    let whole = while_up(work, node, collecting).await;
-    let body = whole.map_err(|error| elsewhere(node, &error))?.to_bytes();
+    let whole = while_up(work, node, body.whole(ANSWER_LIMIT)).await;
+    let body = whole.map_err(|error| elsewhere(node, &error))?;
     if parts.status.is_success() {
         return Ok(Started::Whole { status: parts.status.as_u16(), body, node_model: model.to_owned() });
     }

@@ -5,8 +5,8 @@ use super::chunked::Chunked;
 use super::head::Length;
 use super::pool::Pool;
 use bytes::Bytes;
-use hyper::body::{Frame, SizeHint};
 use std::cell::RefCell;
+use std::future::poll_fn;
 use std::pin::Pin;
 use std::sync::Arc;
 use std::task::{Context, Poll, ready};
@@ -32,6 +32,8 @@ pub struct Body {
     rest: Rest,
     /// What came with the head.
     ready: Vec<u8>,
+    /// Told once what came before it has been given.
+    failed: Option<UpstreamError>,
 }
 
 #[derive(Debug)]
@@ -50,17 +52,19 @@ impl Body {
         length: Length,
         stays_open: bool,
         came: &[u8],
-    ) -> Result<Self, UpstreamError> {
+    ) -> Self {
         let rest = match length {
             Length::Exact(length) => Rest::Exact(length),
             Length::Chunked => Rest::Chunked(Chunked::default()),
             Length::UntilClose => Rest::UntilClose,
         };
-        let mut body = Self { stream: Some(stream), pool, stays_open, rest, ready: Vec::new() };
+        let mut body = Self { stream: Some(stream), pool, stays_open, rest, ready: Vec::new(), failed: None };
         let mut ready = Vec::new();
-        body.take(came, &mut ready)?;
+        if let Err(error) = body.take(came, &mut ready) {
+            body.fail(error);
+        }
         body.ready = ready;
-        Ok(body)
+        body
     }
 
     /// Takes in what has come.
@@ -98,6 +102,10 @@ impl Body {
         Ok(())
     }
 
+    fn fail(&mut self, error: UpstreamError) {
+        (self.rest, self.stream, self.failed) = (Rest::Done, None, Some(error));
+    }
+
     fn is_done(&self) -> bool {
         matches!(self.rest, Rest::Done)
     }
@@ -107,12 +115,28 @@ impl Body {
         let mut out = std::mem::take(&mut self.ready);
         while out.is_empty() && !self.is_done() {
             if let Err(error) = ready!(self.poll_read(cx, &mut out)) {
-                self.rest = Rest::Done;
-                self.stream = None;
-                return Poll::Ready(Some(Err(error)));
+                self.fail(error);
             }
         }
-        Poll::Ready((!out.is_empty()).then(|| Ok(out.into())))
+        if out.is_empty() {
+            return Poll::Ready(self.failed.take().map(Err));
+        }
+        Poll::Ready(Some(Ok(out.into())))
+    }
+
+    /// All of it; an error past `limit` bytes.
+    pub async fn whole(mut self, limit: usize) -> Result<Bytes, UpstreamError> {
+        let mut all = Vec::new();
+        while let Some(data) = poll_fn(|cx| self.poll_data(cx)).await.transpose()? {
+            if all.len() + data.len() > limit {
+                return Err(UpstreamError::Malformed(format!("it is longer than {limit} bytes")));
+            }
+            if all.is_empty() && self.is_done() && self.failed.is_none() {
+                return Ok(data);
+            }
+            all.extend_from_slice(&data);
+        }
+        Ok(all.into())
     }
 
     /// One read.
@@ -134,28 +158,5 @@ impl Body {
                 Ok(()) => Poll::Ready(self.take(into.filled(), out)),
             }
         })
-    }
-}
-
-impl hyper::body::Body for Body {
-    type Data = Bytes;
-    type Error = UpstreamError;
-
-    fn poll_frame(
-        self: Pin<&mut Self>,
-        cx: &mut Context<'_>,
-    ) -> Poll<Option<Result<Frame<Bytes>, UpstreamError>>> {
-        self.get_mut().poll_data(cx).map(|next| next.map(|data| data.map(Frame::data)))
-    }
-
-    fn is_end_stream(&self) -> bool {
-        self.is_done() && self.ready.is_empty()
-    }
-
-    fn size_hint(&self) -> SizeHint {
-        match self.rest {
-            Rest::Exact(left) => SizeHint::with_exact(left + self.ready.len() as u64),
-            _ => SizeHint::default(),
-        }
     }
 }

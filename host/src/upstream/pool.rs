@@ -48,10 +48,22 @@ impl Pool {
     }
 }
 
-/// A new connection.
+/// A new connection, to the first of its addresses that takes one.
 pub(super) async fn connect(host: &str, port: u16) -> io::Result<TcpStream> {
-    let connecting = TcpStream::connect((host, port));
-    let stream = tokio::time::timeout(CONNECT, connecting).await.map_err(|_| io::ErrorKind::TimedOut)??;
+    let looking = tokio::net::lookup_host((host, port));
+    let addresses = tokio::time::timeout(CONNECT, looking).await.map_err(|_| io::ErrorKind::TimedOut)??;
+    let mut failed = io::Error::new(io::ErrorKind::NotFound, "its name has no address");
+    for address in addresses {
+        match tokio::time::timeout(CONNECT, TcpStream::connect(address)).await {
+            Ok(Ok(stream)) => return ready(stream),
+            Ok(Err(error)) => failed = error,
+            Err(_) => failed = io::ErrorKind::TimedOut.into(),
+        }
+    }
+    Err(failed)
+}
+
+fn ready(stream: TcpStream) -> io::Result<TcpStream> {
     // Requests are written whole; without this the last piece of a large one would wait for an acknowledgement.
     stream.set_nodelay(true)?;
     let probes = socket2::TcpKeepalive::new().with_time(KEEPALIVE).with_interval(KEEPALIVE);

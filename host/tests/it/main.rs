@@ -24,3 +24,4 @@ mod simulation;
 mod streams;
 mod swaps;
 mod two;
+mod upstream;
