@@ -189,6 +189,8 @@ impl Relay {
                         return Poll::Ready(Ok(Some(whole)));
                     }
                 }
+                // What has come has only to wait for its turn.
+                Poll::Pending if self.gather.came.is_some() => return Poll::Pending,
                 Poll::Pending => {
                     ready!(self.stall.as_mut().poll(cx));
                     return Poll::Ready(Err(format!("it was silent for {:?}", self.stall_timeout)));
