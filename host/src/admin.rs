@@ -20,7 +20,7 @@ pub fn metrics_router(gateway: &Arc<Gateway>) -> Router {
     Router::new().route("/metrics", get(render)).with_state(gateway.clone())
 }
 
-/// `GET /admin/status`, `/admin/requests`, `/admin/requests/{id}`, `/admin/policies`; `POST /admin/load`,
+/// `GET /admin/status`, `/admin/requests`, `/admin/requests/{id}`, `/admin/policies`, `/admin/usage`; `POST /admin/load`,
 /// `/admin/unload`, `/admin/drain`, `/admin/pin`
 pub fn admin_router(gateway: &Arc<Gateway>) -> Router {
     Router::new()
@@ -30,6 +30,7 @@ pub fn admin_router(gateway: &Arc<Gateway>) -> Router {
             get(async |State(gateway): State<Arc<Gateway>>| Json(gateway.recent.list())),
         )
         .route("/admin/requests/{id}", get(request))
+        .route("/admin/usage", get(async |State(gateway): State<Arc<Gateway>>| Json(usage(&gateway))))
         .route("/admin/load", post(operate::load))
         .route("/admin/unload", post(operate::unload))
         .route("/admin/drain", post(operate::drain))
@@ -73,7 +74,7 @@ pub fn status(gateway: &Gateway) -> Value {
                    "cuda_unavailable_reason": view.discovery.cuda_unavailable_reason})
         })
         .collect();
-    let mut doubts = config.catalogue.doubts();
+    let mut doubts = config.doubts();
     doubts.extend(pinned_too_large(&fleet, &config));
     let reload = gateway.last_reload().map(|outcome| match outcome {
         Ok(changed) => json!({"ok": true, "changed": changed}),
@@ -96,6 +97,12 @@ pub fn status(gateway: &Gateway) -> Value {
         "policies": gateway.policies.table().status(),
         "models": config.catalogue.models().map(|m| &m.id).collect::<Vec<_>>(),
     })
+}
+
+/// What each key has used, beside what it may.
+pub fn usage(gateway: &Gateway) -> Value {
+    let config = gateway.config.load();
+    gateway.accounts.report(|name| config.keys.named(name).map(|key| key.limits.clone()))
 }
 
 /// Policies with their figures, and the trial of a canary.

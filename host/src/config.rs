@@ -2,6 +2,7 @@
 
 mod catalogue;
 mod explain;
+mod keys;
 mod overrides;
 mod policies;
 mod raw;
@@ -9,6 +10,7 @@ mod reload;
 
 pub use catalogue::{Catalogue, Model, Resolved};
 pub use explain::{ConfigError, nearest};
+pub use keys::{AdminKey, Cap, Digest, Key, Keys, LONGEST_WINDOW, Limits, Quantity, Role, digest};
 pub use policies::Canary;
 
 use crate::upstream::Peer;
@@ -39,7 +41,11 @@ pub struct Config {
     pub drain: Duration,
     pub poll_interval: Duration,
     pub allow_anonymous: bool,
-    pub keys: Vec<Key>,
+    pub keys: Keys,
+    /// Who may use the admin address; empty: whoever is on this machine.
+    pub admin_keys: Vec<AdminKey>,
+    /// Where usage is kept; read at start only.
+    pub usage_store: Option<PathBuf>,
     pub policies: crate::policy::Sources,
     /// Where compiled policies are kept; read at start only.
     pub policy_cache: Option<PathBuf>,
@@ -67,15 +73,6 @@ pub struct Neuron {
     /// `http://host:port`, no trailing slash.
     pub endpoint: String,
     pub token: Option<String>,
-}
-
-/// A caller's key.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Key {
-    pub name: String,
-    pub priority: crate::fleet::Priority,
-    /// SHA-256 of the key: comparing digests tells nothing of the key by its timing.
-    pub sha256: [u8; 32],
 }
 
 impl Config {
@@ -110,9 +107,16 @@ impl Config {
             }
             Err(e) => return Err(ConfigError::file(&models, &e)),
         };
+        let mut files = vec![path.to_owned(), models];
+        let mut raw = raw;
+        if let Some(keys) = raw.gateway.keys_file.as_deref().map(|file| base.join(file)) {
+            let text = read(&keys).map_err(|e| ConfigError::file(&keys, &e))?;
+            raw.keys.extend(keys::parse_file(&keys, &text)?);
+            files.push(keys);
+        }
         let mut config =
             Self::validate(raw, base, catalogue, env).map_err(|said| ConfigError::says(path, said))?;
-        config.files = vec![path.to_owned(), models];
+        config.files = files;
         Ok(config)
     }
 
@@ -122,7 +126,7 @@ impl Config {
         catalogue: Catalogue,
         env: impl Fn(&str) -> Option<String>,
     ) -> Result<Self, String> {
-        let raw::File { gateway, policies, routing, eviction, neurons, keys } = raw;
+        let raw::File { gateway, policies, routing, eviction, neurons, keys, admin_keys } = raw;
         let neurons = neurons.into_iter().map(|n| neuron(n, &env)).collect::<Result<Vec<_>, _>>()?;
         let mut names = BTreeSet::new();
         if let Some(twice) = neurons.iter().find(|n| !names.insert(n.name.as_str())) {
@@ -155,7 +159,9 @@ impl Config {
             poll_interval: seconds("poll_interval_secs", gateway.poll_interval_secs)?
                 .max(Duration::from_millis(50)),
             allow_anonymous: gateway.allow_anonymous,
-            keys: keys.into_iter().map(|k| key(k, &env)).collect::<Result<_, _>>()?,
+            keys: Keys::new(keys, &catalogue, &env)?,
+            admin_keys: admin_keys.into_iter().map(|k| keys::admin(k, &env)).collect::<Result<_, _>>()?,
+            usage_store: gateway.usage_store.map(|path| base.join(path)),
             policies: judgement.sources,
             policy_cache: judgement.cache,
             record: judgement.record,
@@ -171,6 +177,13 @@ impl Config {
         })
     }
 
+    /// What is allowed and may not be meant, a sentence each.
+    pub fn doubts(&self) -> Vec<String> {
+        let mut doubts = self.catalogue.doubts();
+        doubts.extend(self.keys.doubts(&self.catalogue, self.usage_store.as_deref()));
+        doubts
+    }
+
     /// What a reload from `self` to `new` changes, a line each; listen addresses need a restart.
     pub fn changes(&self, new: &Self) -> Vec<String> {
         let mut changes = Vec::new();
@@ -180,9 +193,11 @@ impl Config {
             }
         };
         note(self.catalogue != new.catalogue, "catalogue");
-        note(self.files != new.files, "gateway.models");
+        note(self.files != new.files, "gateway.models or gateway.keys_file");
         note(self.neurons != new.neurons, "neurons");
         note(self.keys != new.keys, "keys");
+        note(self.admin_keys != new.admin_keys, "admin keys");
+        note(self.usage_store != new.usage_store, "gateway.usage_store (this needs a restart)");
         note(self.allow_anonymous != new.allow_anonymous, "gateway.allow_anonymous");
         note(self.body_limit != new.body_limit, "gateway.body_limit_mb");
         note(self.body_timeout != new.body_timeout, "gateway.body_timeout_secs");
@@ -221,34 +236,6 @@ fn neuron(raw: raw::Neuron, env: impl Fn(&str) -> Option<String>) -> Result<Neur
     let checked = Peer::new(&endpoint, token.as_deref());
     checked.map_err(|e| format!("neurons.{}.{}: {e}", raw.name, e.key()))?;
     Ok(Neuron { name: raw.name, endpoint, token })
-}
-
-fn key(raw: raw::Key, env: impl Fn(&str) -> Option<String>) -> Result<Key, String> {
-    use sha2::{Digest, Sha256};
-    let sha256 = match (raw.key_env, raw.sha256) {
-        (Some(name), None) => {
-            let value = env(&name).filter(|v| !v.is_empty());
-            let value = value
-                .ok_or(format!("keys.{}.key_env: the environment variable {name} is not set", raw.name))?;
-            Sha256::digest(value.as_bytes()).into()
-        }
-        (None, Some(hex)) => {
-            parse_sha256(&hex).ok_or(format!("keys.{}.sha256: expected 64 hexadecimal digits", raw.name))?
-        }
-        _ => return Err(format!("keys.{}: exactly one of key_env and sha256 is needed", raw.name)),
-    };
-    Ok(Key { name: raw.name, priority: raw.priority, sha256 })
-}
-
-fn parse_sha256(hex: &str) -> Option<[u8; 32]> {
-    let mut bytes = [0; 32];
-    if hex.len() != 64 || !hex.is_ascii() {
-        return None;
-    }
-    for (at, byte) in bytes.iter_mut().enumerate() {
-        *byte = u8::from_str_radix(&hex[at * 2..at * 2 + 2], 16).ok()?;
-    }
-    Some(bytes)
 }
 
 #[cfg(test)]

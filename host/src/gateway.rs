@@ -1,5 +1,6 @@
 //! What all requests share.
 
+use crate::accounts::Accounts;
 use crate::config::{Config, ConfigError};
 use crate::decide::Decider;
 use crate::fleet::{FleetState, Hosts, Keeper, Loads, Pollers, pinned_too_large};
@@ -10,10 +11,13 @@ use crate::upstream::Upstream;
 use arc_swap::ArcSwap;
 use std::path::PathBuf;
 use std::sync::{Arc, Mutex};
-use std::time::{Instant, SystemTime, UNIX_EPOCH};
+use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 use tokio::sync::Semaphore;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
+
+/// A process that is killed takes this much of its usage with it.
+pub(crate) const USAGE_EVERY: Duration = Duration::from_secs(1);
 
 /// The gateway's state; one for the process.
 pub struct Gateway {
@@ -25,6 +29,7 @@ pub struct Gateway {
     pub upstream: Upstream,
     pub loads: Arc<Loads>,
     pub recent: Recent,
+    pub accounts: Arc<Accounts>,
     /// Sessions of translation policies that may be open at once.
     pub sessions: Arc<Semaphore>,
     pub started: Instant,
@@ -46,6 +51,7 @@ impl Gateway {
     /// Loads the policies and starts watching the nodes. Needs a tokio runtime.
     pub fn new(config: Config, config_path: PathBuf) -> anyhow::Result<Arc<Self>> {
         let metrics = Arc::new(Metrics::new()?);
+        let accounts = Arc::new(Accounts::open(config.usage_store.clone(), metrics.clone())?);
         let engine = PolicyEngine::new(config.policy_cache.as_deref(), config.body_limit)?;
         let policies = Arc::new(Registry::new(Arc::new(engine), metrics.clone()));
         policies.configure(config.policies.clone());
@@ -72,6 +78,7 @@ impl Gateway {
             config.clone(),
             tasks.clone(),
         ));
+        tasks.spawn(keep_usage(accounts.clone(), shutdown.clone()));
         tasks.spawn(Keeper::new(loads.clone(), tasks.clone()).run(shutdown.clone()));
         Ok(Arc::new(Self {
             config,
@@ -82,6 +89,7 @@ impl Gateway {
             upstream,
             loads,
             recent: Recent::default(),
+            accounts,
             sessions: Arc::new(Semaphore::new(limits::TRANSLATED_STREAMS)),
             started: Instant::now(),
             started_unix: SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |d| d.as_secs()),
@@ -140,6 +148,11 @@ impl Gateway {
         *last = outcome.transpose();
     }
 
+    /// What was used since goes to its store. Blocking.
+    pub(crate) fn sync_usage(&self) {
+        sync(&self.accounts);
+    }
+
     /// By the catalogue or by an operator. `name`: a node's for the model.
     pub fn is_pinned(&self, name: &str) -> bool {
         let config = self.config.load();
@@ -155,7 +168,20 @@ impl Gateway {
 
 /// What is allowed and may not be meant.
 fn say_doubts(config: &Config) {
-    for doubt in config.catalogue.doubts() {
+    for doubt in config.doubts() {
         tracing::warn!("{doubt}");
+    }
+}
+
+/// Usage goes to its store every so often, until the drain does that.
+async fn keep_usage(accounts: Arc<Accounts>, shutdown: CancellationToken) {
+    while shutdown.run_until_cancelled(tokio::time::sleep(USAGE_EVERY)).await.is_some() {
+        tokio::task::block_in_place(|| sync(&accounts));
+    }
+}
+
+fn sync(accounts: &Accounts) {
+    if let Err(error) = accounts.sync() {
+        tracing::error!(%error, "usage is not in its store yet; it is kept in memory and tried again");
     }
 }

@@ -1,5 +1,6 @@
 //! cortex: one address in front of a fleet of GPU machines that serve language models.
 
+pub mod accounts;
 pub mod admin;
 pub mod cli;
 pub mod config;

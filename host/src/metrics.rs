@@ -2,7 +2,8 @@
 //! configuration, never from a client.
 
 use prometheus::{
-    Encoder, HistogramOpts, HistogramVec, IntCounter, IntCounterVec, IntGaugeVec, Opts, Registry, TextEncoder,
+    CounterVec, Encoder, HistogramOpts, HistogramVec, IntCounter, IntCounterVec, IntGaugeVec, Opts, Registry,
+    TextEncoder,
 };
 
 /// Every metric, with the registry that lists them.
@@ -56,6 +57,14 @@ pub struct Metrics {
     pub policy_counters: IntCounterVec,
     /// {outcome}
     pub config_reloads: IntCounterVec,
+    /// {key}: requests that were answered
+    pub key_requests: IntCounterVec,
+    /// {key, kind}, kind is prompt, cached (of the prompt's) or completion
+    pub key_tokens: IntCounterVec,
+    /// {key}, US dollars
+    pub key_cost: CounterVec,
+    /// {key, limit}, limit is requests, tokens, concurrent, cap, balance or model
+    pub key_refused: IntCounterVec,
 }
 
 /// What is counted at every call of a policy.
@@ -195,6 +204,20 @@ impl Metrics {
                 &["policy", "counter"],
             )?,
             config_reloads: counter("cortex_config_reloads_total", "Reloads by outcome.", &["outcome"])?,
+            key_requests: counter("cortex_key_requests_total", "Answered requests of a key.", &["key"])?,
+            key_tokens: counter("cortex_key_tokens_total", "Tokens of a key's requests.", &["key", "kind"])?,
+            key_cost: {
+                let about =
+                    Opts::new("cortex_key_cost_usd_total", "What a key's requests cost, by the catalogue.");
+                let metric = CounterVec::new(about, &["key"])?;
+                registry.register(Box::new(metric.clone()))?;
+                metric
+            },
+            key_refused: counter(
+                "cortex_key_refused_total",
+                "Requests refused because of what their key may have.",
+                &["key", "limit"],
+            )?,
             registry,
         })
     }

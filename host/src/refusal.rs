@@ -19,8 +19,8 @@ pub struct Refusal {
     pub verbatim: Option<Bytes>,
 }
 
-/// SDKs wait no longer than this, whatever they are told.
-const LONGEST_RETRY: u64 = 60;
+/// SDKs wait no longer than this, whatever they are told, and try again at once instead.
+pub const LONGEST_RETRY: u64 = 60;
 
 impl Refusal {
     pub fn new(status: StatusCode, code: &str, message: impl Into<String>) -> Self {
@@ -41,7 +41,15 @@ impl Refusal {
 
     /// Seconds for `retry-after`, where the answer is worth another try.
     pub fn retry_seconds(&self) -> Option<u64> {
-        self.retry_after.map(|after| after.as_secs().clamp(1, LONGEST_RETRY))
+        self.retry_after.map(|after| after.as_secs().max(1))
+    }
+
+    /// Whether a client should try again by itself; `None` where its own judgement is good.
+    pub fn should_retry(&self) -> Option<bool> {
+        match self.retry_seconds() {
+            Some(seconds) => Some(seconds <= LONGEST_RETRY),
+            None => (self.status == StatusCode::TOO_MANY_REQUESTS).then_some(false),
+        }
     }
 
     /// `{"error": {message, type, param, code}}`
@@ -63,6 +71,8 @@ impl Refusal {
 
     fn json(&self) -> Value {
         let kind = match self.status.as_u16() {
+            // OpenAI's own word in both places, and the one that its clients look for.
+            429 if self.code == "insufficient_quota" => "insufficient_quota",
             401 => "authentication_error",
             403 => "permission_error",
             429 => "rate_limit_exceeded",

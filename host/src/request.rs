@@ -1,7 +1,8 @@
 //! The life of a request, a module a phase:
-//! recognise, authenticate, read, translate, resolve, route, acquire, forward, relay, settle.
+//! recognise, authenticate, read, translate, resolve, admit, route, acquire, forward, relay, settle.
 
 mod acquire;
+mod admit;
 mod authenticate;
 mod body;
 mod dialect;
@@ -19,14 +20,14 @@ mod wait;
 pub use body::Body;
 pub use settle::{Recent, RequestRecord};
 
+use crate::config::Key;
 use crate::gateway::Gateway;
 use crate::policy::{Message, Reply};
 use crate::refusal::Refusal;
-use authenticate::Caller;
 use dialect::Dialect;
 use http::{HeaderMap, HeaderValue, Request, Response, StatusCode, header};
 use hyper::body::Incoming;
-use recognise::{Native, Recognised};
+use recognise::{Inference, Native, Recognised};
 use settle::Ledger;
 use std::net::IpAddr;
 use std::sync::Arc;
@@ -47,6 +48,7 @@ pub async fn serve(gateway: Arc<Gateway>, from: IpAddr, request: Request<Incomin
         }
         let config = gateway.config.load_full();
         let caller = authenticate::authenticate(&config, from, &parts.headers)?;
+        ledger.key.clone_from(&caller.name);
         let body = read::read(body, &parts.headers, config.body_limit, config.body_timeout).await?;
         let mut message = native_message(&parts, body.to_vec());
         // Not before the body is in: sessions are few, and a slow client would hold one.
@@ -86,7 +88,7 @@ enum Answer {
 
 async fn answer(
     gateway: &Arc<Gateway>,
-    caller: &Caller,
+    caller: &Arc<Key>,
     message: Message,
     dialect: &mut Dialect,
     ledger: &mut Ledger,
@@ -98,12 +100,17 @@ async fn answer(
     match native {
         Native::Alive => Ok(Answer::Reply(models::alive(gateway))),
         Native::Health => Ok(Answer::Reply(models::health(gateway))),
-        Native::Models => Ok(Answer::Reply(models::list(gateway))),
-        Native::Model(id) => models::one(gateway, &id).map(Answer::Reply),
+        Native::Models => Ok(Answer::Reply(models::list(gateway, caller))),
+        Native::Model(id) => models::one(gateway, caller, &id).map(Answer::Reply),
         Native::Inference(kind) => {
             let asked = read::parse(kind, message.body.into())?;
             let target = resolve::resolve(gateway, &asked)?;
-            ledger.model.clone_from(&target.label);
+            ledger.target(&target);
+            admit::may_have(gateway, caller, &target)?;
+            // Counting tokens costs nothing.
+            if kind != Inference::Tokenize {
+                ledger.admitted(admit::admit(gateway, caller, &asked, &target)?, asked.body.len());
+            }
             let work = acquire::Work::new(gateway, caller, kind, asked, target, ledger);
             wait::answer(work, dialect, ledger).await
         }
@@ -128,7 +135,10 @@ fn refuse(refusal: &Refusal, dialect: &mut Dialect, mut ledger: Ledger) -> Respo
     let mut headers = vec![("content-type".to_owned(), "application/json".to_owned())];
     if let Some(seconds) = refusal.retry_seconds() {
         headers.push(("retry-after".into(), seconds.to_string()));
-        headers.push(("x-should-retry".into(), "true".into()));
+    }
+    // SDKs try again on every 429, be there hope or not, and soon, be the wait an hour.
+    if let Some(should) = refusal.should_retry() {
+        headers.push(("x-should-retry".into(), should.to_string()));
     }
     let reply = Reply { status: refusal.status.as_u16(), headers, body: refusal.body().to_vec() };
     let reply = dialect.response(ledger.name(reply));

@@ -1,6 +1,6 @@
 //! Listening, serving, and ending well.
 
-use crate::gateway::Gateway;
+use crate::gateway::{Gateway, USAGE_EVERY};
 use crate::{admin, request, watch};
 use anyhow::Context;
 use hyper::service::service_fn;
@@ -8,6 +8,7 @@ use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
 use hyper_util::server::conn::auto;
 use hyper_util::server::graceful::GracefulShutdown;
 use std::convert::Infallible;
+use std::future::Future;
 use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::sync::Arc;
@@ -76,16 +77,30 @@ impl Listeners {
             connections.shutdown().await;
             tasks.wait().await;
         };
-        let mut ended = std::pin::pin!(ended);
-        let drain = gateway.config.load().drain;
-        if tokio::time::timeout(drain, &mut ended).await.is_ok() {
-            return;
+        drain(&gateway, ended).await;
+        // What the last ones used.
+        tokio::task::block_in_place(|| gateway.sync_usage());
+    }
+}
+
+/// Until `ended`, or until the drain's time is over and what ran has been ended.
+async fn drain(gateway: &Gateway, ended: impl Future<Output = ()>) {
+    let mut ended = std::pin::pin!(ended);
+    let limit = gateway.config.load().drain;
+    let deadline = tokio::time::Instant::now() + limit;
+    loop {
+        tokio::select! {
+            () = &mut ended => return,
+            () = tokio::time::sleep_until(deadline) => break,
+            // Whoever takes this one's place counts in the same store meanwhile.
+            () = tokio::time::sleep(USAGE_EVERY) => tokio::task::block_in_place(|| gateway.sync_usage()),
         }
-        tracing::warn!(left = tasks.len(), "still busy after {drain:?}; ending what runs");
-        gateway.cut.cancel();
-        if tokio::time::timeout(LAST_WORDS, ended).await.is_err() {
-            tracing::warn!(left = tasks.len(), "ending all the same");
-        }
+    }
+    let tasks = &gateway.tasks;
+    tracing::warn!(left = tasks.len(), "still busy after {limit:?}; ending what runs");
+    gateway.cut.cancel();
+    if tokio::time::timeout(LAST_WORDS, ended).await.is_err() {
+        tracing::warn!(left = tasks.len(), "ending all the same");
     }
 }
 

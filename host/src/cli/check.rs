@@ -11,7 +11,7 @@ pub(super) fn run(path: &Path) -> anyhow::Result<()> {
     println!("{}: ok", path.display());
     println!("  neurons: {}", config.neurons.iter().map(|n| n.name.as_str()).collect::<Vec<_>>().join(", "));
     println!("  models: {}", config.catalogue.models().count());
-    for doubt in config.catalogue.doubts() {
+    for doubt in config.doubts() {
         println!("  note: {doubt}");
     }
     let registry = Registry::new(Arc::new(PolicyEngine::new(None, 32 << 20)?), Arc::new(Metrics::new()?));

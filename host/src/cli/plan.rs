@@ -50,10 +50,10 @@ fn lines(old: &Config, new: &Config, status: &Value) -> Vec<String> {
         lines.push("! a reload refuses to remove all keys; to mean that, restart".into());
     }
     // Told in detail above.
-    let told = ["catalogue", "neurons", "gateway.models"];
+    let told = ["catalogue", "neurons", "gateway.models or gateway.keys_file"];
     let rest = old.changes(new).into_iter().filter(|what| !told.contains(&what.as_str()));
     lines.extend(rest.map(|what| format!("~ {what}")));
-    lines.extend(new.catalogue.doubts().into_iter().map(|doubt| format!("! {doubt}")));
+    lines.extend(new.doubts().into_iter().map(|doubt| format!("! {doubt}")));
     lines
 }
 

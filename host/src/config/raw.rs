@@ -20,6 +20,8 @@ pub(super) struct File {
     pub(super) neurons: Vec<Neuron>,
     #[serde(default)]
     pub(super) keys: Vec<Key>,
+    #[serde(default)]
+    pub(super) admin_keys: Vec<AdminKey>,
 }
 
 #[derive(Debug, Deserialize, Serialize)]
@@ -30,6 +32,10 @@ pub(super) struct Gateway {
     pub(super) admin_listen: SocketAddr,
     /// The catalogue, relative to this file.
     pub(super) models: Option<String>,
+    /// More `[[keys]]`, relative to this file.
+    pub(super) keys_file: Option<String>,
+    /// Usage of each key, relative to this file.
+    pub(super) usage_store: Option<PathBuf>,
     pub(super) body_limit_mb: usize,
     pub(super) body_timeout_secs: f64,
     pub(super) keepalive_after_secs: f64,
@@ -48,6 +54,8 @@ impl Default for Gateway {
             metrics_listen: SocketAddr::from(([0, 0, 0, 0], 31314)),
             admin_listen: SocketAddr::from(([127, 0, 0, 1], 31315)),
             models: None,
+            keys_file: None,
+            usage_store: None,
             body_limit_mb: 32,
             body_timeout_secs: 60.0,
             keepalive_after_secs: 10.0,
@@ -121,7 +129,58 @@ pub(super) struct Neuron {
 pub(super) struct Key {
     pub(super) name: String,
     pub(super) key_env: Option<String>,
+    pub(super) sha256: Option<OneOrMany>,
     #[serde(default)]
     pub(super) priority: crate::fleet::Priority,
-    pub(super) sha256: Option<String>,
+    #[serde(default)]
+    pub(super) models: Vec<String>,
+    pub(super) requests_per_minute: Option<u32>,
+    pub(super) tokens_per_minute: Option<u64>,
+    pub(super) max_concurrent: Option<u32>,
+    #[serde(default)]
+    pub(super) caps: Vec<Cap>,
+    pub(super) balance: Option<Balance>,
+}
+
+#[derive(Debug, Deserialize, Serialize)]
+#[serde(deny_unknown_fields)]
+pub(super) struct Cap {
+    pub(super) window: String,
+    pub(super) requests: Option<u64>,
+    pub(super) tokens: Option<u64>,
+    pub(super) usd: Option<f64>,
+}
+
+#[derive(Debug, Default, Deserialize, Serialize)]
+#[serde(deny_unknown_fields)]
+pub(super) struct Balance {
+    pub(super) requests: Option<u64>,
+    pub(super) tokens: Option<u64>,
+    pub(super) usd: Option<f64>,
+}
+
+#[derive(Debug, Deserialize, Serialize)]
+#[serde(deny_unknown_fields)]
+pub(super) struct AdminKey {
+    pub(super) name: String,
+    pub(super) role: super::Role,
+    pub(super) key_env: Option<String>,
+    pub(super) sha256: Option<OneOrMany>,
+}
+
+/// One value, or a list of them.
+#[derive(Debug, Deserialize, Serialize)]
+#[serde(untagged)]
+pub(super) enum OneOrMany {
+    One(String),
+    Many(Vec<String>),
+}
+
+impl OneOrMany {
+    pub(super) fn all(&self) -> &[String] {
+        match self {
+            Self::One(one) => std::slice::from_ref(one),
+            Self::Many(many) => many,
+        }
+    }
 }

@@ -14,8 +14,8 @@ impl Config {
     ///
     /// Errors also where the file looks cut short: the doors must not open because an editor was not done.
     pub fn reload(path: &Path, old: &Self) -> Result<Self, ConfigError> {
-        let models = old.files.get(1).cloned();
-        let files: Vec<&Path> = [path].into_iter().chain(models.as_deref()).collect();
+        let beside = old.files.iter().skip(1).map(|file| file.as_path());
+        let files: Vec<&Path> = [path].into_iter().chain(beside).collect();
         let texts = settled(&files);
         let text = texts[0].as_ref().map_err(|e| ConfigError::file(path, e))?.clone();
         let table: toml::Table = explain::parse(path, &text)?;
@@ -25,7 +25,7 @@ impl Config {
         }
         let read = |file: &Path| match files.iter().position(|known| *known == file) {
             Some(at) => copy(&texts[at]),
-            // A catalogue that the new file names and the old one did not.
+            // A file that the new one names and the old one did not.
             None => copy(&settled(&[file])[0]),
         };
         let new = Self::load_with(path, read, |name| std::env::var(name).ok(), std::env::vars())?;

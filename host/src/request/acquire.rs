@@ -1,12 +1,13 @@
 //! A seat for the model on one of the preferred nodes, where need be after loading it there.
 
-use super::authenticate::Caller;
+use super::admit::ANSWER;
 use super::forward::{Failed, Started, forward};
 use super::read::Asked;
 use super::recognise::Inference;
 use super::resolve::Target;
 use super::route::route;
 use super::settle::Ledger;
+use crate::config::Key;
 use crate::decide::Arm;
 use crate::fleet::{Ask, Denied, Granted, LoadFailure, NodeView, Priority, Routed, Seat, find};
 use crate::gateway::Gateway;
@@ -65,15 +66,13 @@ impl Default for Round {
     }
 }
 
-/// Tokens that an answer is taken to have where the client sets no limit.
-const ANSWER: u32 = 512;
 /// When a client may try again whose model was not there in time.
 const RETRY: Duration = Duration::from_secs(10);
 
 impl Work {
     pub(super) fn new(
         gateway: &Arc<Gateway>,
-        caller: &Caller,
+        caller: &Key,
         kind: Inference,
         asked: Asked,
         target: Target,
@@ -81,7 +80,7 @@ impl Work {
     ) -> Self {
         Self {
             gateway: gateway.clone(),
-            tenant: caller.tenant.clone(),
+            tenant: caller.name.clone(),
             priority: caller.priority,
             kind,
             asked,

@@ -1,26 +1,18 @@
 //! Who is calling, and whether they may.
 
-use crate::config::Config;
-use crate::fleet::Priority;
+use crate::config::{Config, Key};
 use crate::refusal::Refusal;
 use http::{HeaderMap, StatusCode, header};
-use sha2::{Digest, Sha256};
 use std::net::IpAddr;
+use std::sync::Arc;
 
-/// A caller that may ask.
-#[derive(Debug, Clone, Default)]
-pub(super) struct Caller {
-    /// Name of the key; empty without one.
-    pub(super) tenant: String,
-    pub(super) priority: Priority,
-}
-
-/// With keys, one of them is needed. Without, loopback and private networks are served.
-pub(super) fn authenticate(config: &Config, from: IpAddr, headers: &HeaderMap) -> Result<Caller, Refusal> {
+/// With keys, one of them is needed. Without, loopback and private networks are served, by a key without a name
+/// that may have everything.
+pub(super) fn authenticate(config: &Config, from: IpAddr, headers: &HeaderMap) -> Result<Arc<Key>, Refusal> {
     let refuse = |message: &str| Err(Refusal::new(StatusCode::UNAUTHORIZED, "invalid_api_key", message));
     if config.keys.is_empty() {
         if config.allow_anonymous || is_near(from) {
-            return Ok(Caller::default());
+            return Ok(Arc::default());
         }
         return refuse(
             "this gateway has no keys yet and serves only its own network; the operator can add [[keys]]",
@@ -29,9 +21,8 @@ pub(super) fn authenticate(config: &Config, from: IpAddr, headers: &HeaderMap) -
     let Some(key) = presented(headers) else {
         return refuse("a key is needed: Authorization: Bearer KEY, or x-api-key: KEY");
     };
-    let digest: [u8; 32] = Sha256::digest(key).into();
-    match config.keys.iter().find(|k| k.sha256 == digest) {
-        Some(key) => Ok(Caller { tenant: key.name.clone(), priority: key.priority }),
+    match config.keys.of(key) {
+        Some(key) => Ok(key.clone()),
         None => refuse("this key is not known here"),
     }
 }

@@ -2,7 +2,7 @@
 
 use super::acquire::Work;
 use crate::fleet::{Assumption, Node, Seat};
-use crate::refusal::Refusal;
+use crate::refusal::{LONGEST_RETRY, Refusal};
 use crate::sse::Framer;
 use crate::upstream::{Body, UpstreamError};
 use bytes::Bytes;
@@ -169,7 +169,9 @@ fn refused(status: StatusCode, headers: &HeaderMap, body: Bytes) -> Failed {
     let retry = headers.get(header::RETRY_AFTER).and_then(|v| v.to_str().ok()?.parse().ok());
     let retryable = status.is_server_error() || matches!(status.as_u16(), 408 | 409 | 429);
     let refusal = Refusal {
-        retry_after: retry.map(Duration::from_secs).or(retryable.then_some(RETRY)),
+        retry_after: retry
+            .map(|seconds: u64| Duration::from_secs(seconds.min(LONGEST_RETRY)))
+            .or(retryable.then_some(RETRY)),
         // What is not an OpenAI error is wrapped in one.
         verbatim: said["error"].is_object().then_some(body),
         ..Refusal::new(status, code, message)

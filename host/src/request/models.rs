@@ -1,7 +1,7 @@
 //! What the gateway answers itself: the models, and whether it is there.
 
 use super::resolve::unknown;
-use crate::config::Model;
+use crate::config::{Key, Model};
 use crate::facts::state;
 use crate::fleet::{Fleet, find, readiness};
 use crate::gateway::Gateway;
@@ -12,28 +12,29 @@ use serde_json::{Value, json};
 use std::collections::BTreeMap;
 
 /// `GET /v1/models`: the catalogue, what nodes have besides, and the aliases.
-pub(super) fn list(gateway: &Gateway) -> Reply {
-    let data: Vec<Value> = all(gateway).into_values().collect();
+pub(super) fn list(gateway: &Gateway, key: &Key) -> Reply {
+    let data: Vec<Value> = all(gateway, key).into_values().collect();
     reply(&json!({"object": "list", "data": data}))
 }
 
 /// `GET /v1/models/{id}`
-pub(super) fn one(gateway: &Gateway, id: &str) -> Result<Reply, Refusal> {
-    match all(gateway).remove(id) {
+pub(super) fn one(gateway: &Gateway, key: &Key, id: &str) -> Result<Reply, Refusal> {
+    match all(gateway, key).remove(id) {
         Some(model) => Ok(reply(&model)),
         None => Err(unknown(gateway, id)),
     }
 }
 
-fn all(gateway: &Gateway) -> BTreeMap<String, Value> {
+/// Those that the key may use.
+fn all(gateway: &Gateway, key: &Key) -> BTreeMap<String, Value> {
     let (config, fleet) = (gateway.config.load_full(), gateway.fleet.now());
     let mut models = BTreeMap::new();
-    for model in config.catalogue.models() {
+    for model in config.catalogue.models().filter(|model| key.allows(&model.id)) {
         models.insert(model.id.clone(), entry(gateway, &fleet, model, true));
     }
     for info in fleet.nodes.iter().filter(|v| v.reachable()).flat_map(|v| &v.models) {
         let known = config.catalogue.on_node(&info.id).is_some();
-        if !known && info.can_serve() && !models.contains_key(&info.id) {
+        if !known && key.allows(&info.id) && info.can_serve() && !models.contains_key(&info.id) {
             let model = Model::uncatalogued(&info.id);
             models.insert(info.id.clone(), entry(gateway, &fleet, &model, false));
         }

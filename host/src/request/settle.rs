@@ -2,11 +2,14 @@
 
 use super::acquire::Notes;
 use super::relay::Usage;
+use super::resolve::Target;
 use super::{now_ms, seed};
+use crate::accounts::{Admission, Counts, cost};
 use crate::gateway::Gateway;
 use crate::policy::{Outcome, Reply};
 use crate::refusal::Refusal;
 use http::{HeaderMap, HeaderValue};
+use neuron_protocol::Cost;
 use serde::Serialize;
 use std::collections::VecDeque;
 use std::sync::{Arc, Mutex};
@@ -23,6 +26,8 @@ pub struct RequestRecord {
     pub id: String,
     /// Milliseconds since the Unix epoch.
     pub arrived_ms: u64,
+    /// Name of the caller's key; empty without one.
+    pub key: String,
     pub dialect: String,
     pub model: String,
     pub node: Option<String>,
@@ -43,6 +48,9 @@ pub struct RequestRecord {
     pub prompt_tokens: u64,
     pub cached_prompt_tokens: u64,
     pub completion_tokens: u64,
+    /// The node did not say what the request used: at four bytes a token, and a token a chunk.
+    pub estimated: bool,
+    pub cost_usd: Option<f64>,
 }
 
 /// The last requests, newest last.
@@ -79,7 +87,12 @@ pub(super) struct Ledger {
     pub(super) id: String,
     pub(super) seed: u64,
     pub(super) dialect: String,
-    pub(super) model: String,
+    pub(super) key: String,
+    model: String,
+    price: Option<Cost>,
+    admission: Option<Admission>,
+    /// Bytes of the request.
+    asked: usize,
     arrived: Instant,
     arrived_ms: u64,
     notes: Notes,
@@ -100,7 +113,11 @@ impl Ledger {
             id: format!("req_{seed:016x}"),
             seed,
             dialect: "openai".into(),
+            key: String::new(),
             model: String::new(),
+            price: None,
+            admission: None,
+            asked: 0,
             arrived: Instant::now(),
             arrived_ms: now_ms(),
             notes: Notes::default(),
@@ -118,6 +135,16 @@ impl Ledger {
         let mut left = Self::open(&self.gateway);
         left.settled = true;
         std::mem::replace(self, left)
+    }
+
+    pub(super) fn target(&mut self, target: &Target) {
+        self.model.clone_from(&target.label);
+        self.price.clone_from(&target.model.cost);
+    }
+
+    /// `bytes`: of the request.
+    pub(super) fn admitted(&mut self, admission: Admission, bytes: usize) {
+        (self.admission, self.asked) = (Some(admission), bytes);
     }
 
     pub(super) fn note(&mut self, notes: &Notes) {
@@ -164,8 +191,10 @@ impl Ledger {
         }
         let record = self.record(status);
         self.count(&record);
+        self.book(&record);
         tracing::info!(
             id = record.id,
+            key = record.key,
             dialect = record.dialect,
             model = record.model,
             node = record.node,
@@ -182,6 +211,21 @@ impl Ledger {
             self.gateway.decider.outcome(self.notes.arm, || self.outcome(node, &record), status);
         }
         self.gateway.recent.add(record);
+    }
+
+    /// What was answered counts against the key, also the part that a client took before it left.
+    fn book(&mut self, record: &RequestRecord) {
+        let Some(admission) = self.admission.take() else { return };
+        if record.status < 400 || record.prompt_tokens + record.completion_tokens > 0 {
+            let used = Counts {
+                requests: 1,
+                prompt_tokens: record.prompt_tokens,
+                cached_tokens: record.cached_prompt_tokens,
+                completion_tokens: record.completion_tokens,
+                nano_usd: record.cost_usd.map_or(0, |usd| (usd * 1e9).round() as u64),
+            };
+            admission.settle(&record.model, used);
+        }
     }
 
     /// What a policy that learns is told.
@@ -206,11 +250,21 @@ impl Ledger {
             0 => self.chunks,
             counted => counted,
         };
+        // A node that streamed and was not heard to the end, or counts nothing.
+        let estimated = self.usage.prompt_tokens == 0 && (self.chunks > 0 || status < 400) && self.asked > 0;
+        let prompt_tokens = match estimated {
+            true => (self.asked / 4).max(1) as u64,
+            false => self.usage.prompt_tokens,
+        };
+        let cached_prompt_tokens = self.usage.prompt_tokens_details.unwrap_or_default().cached_tokens;
+        let price = self.price.as_ref();
+        let nano_usd = cost(price, prompt_tokens, cached_prompt_tokens, completion_tokens);
         let pace = self.first_token.zip(self.last_token).map(|(first, last)| last - first);
         let pace = pace.filter(|time| completion_tokens > 1 && !time.is_zero());
         RequestRecord {
             id: self.id.clone(),
             arrived_ms: self.arrived_ms,
+            key: self.key.clone(),
             dialect: self.dialect.clone(),
             model: self.model.clone(),
             node: self.notes.node.clone(),
@@ -224,9 +278,11 @@ impl Ledger {
             cold_wait_s: self.notes.cold_wait.map(|wait| wait.as_secs_f64()),
             queue_wait_s: self.notes.queue_wait.as_secs_f64(),
             predicted_prompt_tokens: self.notes.predicted,
-            prompt_tokens: self.usage.prompt_tokens,
-            cached_prompt_tokens: self.usage.prompt_tokens_details.unwrap_or_default().cached_tokens,
+            prompt_tokens,
+            cached_prompt_tokens,
             completion_tokens,
+            estimated,
+            cost_usd: price.is_some().then_some(nano_usd as f64 / 1e9),
         }
     }
 
@@ -251,7 +307,7 @@ impl Ledger {
             let labels = [model, self.notes.priority.name()];
             metrics.queue_wait.with_label_values(&labels).observe(record.queue_wait_s);
         }
-        let answered = record.status < 400 && record.prompt_tokens > 0;
+        let answered = record.status < 400 && record.prompt_tokens > 0 && !record.estimated;
         let off = |predicted: u32| f64::from(predicted) - record.cached_prompt_tokens as f64;
         observe(
             &metrics.prefix_prediction_error,

@@ -16,6 +16,7 @@ mod faults;
 mod fleet;
 mod frozen;
 mod gate;
+mod keys;
 mod pair;
 mod reload;
 mod requests;
