@@ -69,7 +69,7 @@ pub enum Limited {
     #[error("it may have {most} in {window}, this request may need {needs}, and {left} is left")]
     Cap { most: String, window: String, needs: String, left: String, wait: Option<Duration> },
     #[error("its balance was {most}, this request may need {needs}, and {left} is left")]
-    Balance { most: String, needs: String, left: String },
+    Balance { most: String, needs: String, left: String, wait: Option<Duration> },
 }
 
 impl Limited {
@@ -88,8 +88,7 @@ impl Limited {
         match self {
             Self::Requests { wait, .. } | Self::Tokens { wait, .. } => Some(*wait),
             Self::Concurrent { .. } => Some(SOON),
-            Self::Cap { wait, .. } => *wait,
-            Self::Balance { .. } => None,
+            Self::Cap { wait, .. } | Self::Balance { wait, .. } => *wait,
         }
     }
 }
@@ -105,8 +104,7 @@ pub struct Admission {
 impl Accounts {
     /// With what is in the store. Blocking. Errors name the file.
     pub fn open(path: Option<PathBuf>, metrics: Arc<Metrics>) -> Result<Self, StoreError> {
-        let store = path.map(Store::open).transpose()?;
-        let accounts = Self { by_name: RwLock::default(), store, metrics };
+        let accounts = Self { by_name: RwLock::default(), store: path.map(Store::new), metrics };
         accounts.sync()?;
         Ok(accounts)
     }
@@ -146,6 +144,11 @@ impl Accounts {
             state.usage = usage;
         }
         Ok(())
+    }
+
+    /// Whether something was used that is not in the store yet.
+    pub fn has_news(&self) -> bool {
+        self.all().iter().any(|account| !account.lock().pending.is_empty())
     }
 
     /// Where usage is kept.
@@ -233,16 +236,22 @@ impl State {
             return Err(Limited::Concurrent { limit });
         }
         if limits.balance != Quantity::default() {
-            let used = self.usage.total() + self.reserved;
-            if let Some((most, needs, left)) = exceeded(limits.balance, used, needs) {
-                return Err(Limited::Balance { most, needs, left });
+            let used = self.usage.total();
+            if let Some((most, needed, left)) = exceeded(limits.balance, used + self.reserved, needs) {
+                // What is only set aside may be given back.
+                let wait = exceeded(limits.balance, used, needs).is_none().then_some(SOON);
+                return Err(Limited::Balance { most, needs: needed, left, wait });
             }
         }
         for cap in &limits.caps {
-            let used = self.usage.within(cap.window, second) + self.reserved;
-            if let Some((most, needed, left)) = exceeded(cap.most, used, needs) {
+            let used = self.usage.within(cap.window, second);
+            if let Some((most, needed, left)) = exceeded(cap.most, used + self.reserved, needs) {
                 let fits = |freed: Counts| exceeded(cap.most, used - freed, needs).is_none();
-                let wait = self.usage.until(cap.window, second, fits);
+                let wait = match fits(Counts::default()) {
+                    // What is only set aside may be given back.
+                    true => Some(SOON),
+                    false => self.usage.until(cap.window, second, fits),
+                };
                 let window = words(cap.window);
                 return Err(Limited::Cap { most, window, needs: needed, left, wait });
             }

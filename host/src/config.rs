@@ -10,7 +10,7 @@ mod reload;
 
 pub use catalogue::{Catalogue, Model, Resolved};
 pub use explain::{ConfigError, nearest};
-pub use keys::{AdminKey, Cap, Digest, Key, Keys, LONGEST_WINDOW, Limits, Quantity, Role, digest};
+pub use keys::{Cap, Key, Keys, LONGEST_WINDOW, Limits, Quantity, digest};
 pub use policies::Canary;
 
 use crate::upstream::Peer;
@@ -42,8 +42,6 @@ pub struct Config {
     pub poll_interval: Duration,
     pub allow_anonymous: bool,
     pub keys: Keys,
-    /// Who may use the admin address; empty: whoever is on this machine.
-    pub admin_keys: Vec<AdminKey>,
     /// Where usage is kept; read at start only.
     pub usage_store: Option<PathBuf>,
     pub policies: crate::policy::Sources,
@@ -97,7 +95,7 @@ impl Config {
     ) -> Result<Self, ConfigError> {
         let text = read(path).map_err(|e| ConfigError::file(path, &e))?;
         let raw: raw::File = explain::parse(path, &text)?;
-        let raw = overrides::apply(raw, path, &text, vars)?;
+        let mut raw = overrides::apply(raw, path, &text, vars)?;
         let base = path.parent().unwrap_or(Path::new("."));
         let models = base.join(raw.gateway.models.as_deref().unwrap_or("models.toml"));
         let catalogue = match read(&models) {
@@ -108,8 +106,9 @@ impl Config {
             Err(e) => return Err(ConfigError::file(&models, &e)),
         };
         let mut files = vec![path.to_owned(), models];
-        let mut raw = raw;
-        if let Some(keys) = raw.gateway.keys_file.as_deref().map(|file| base.join(file)) {
+        if let Some(keys) =
+            raw.gateway.keys_file.as_deref().filter(|file| !file.is_empty()).map(|file| base.join(file))
+        {
             let text = read(&keys).map_err(|e| ConfigError::file(&keys, &e))?;
             raw.keys.extend(keys::parse_file(&keys, &text)?);
             files.push(keys);
@@ -126,7 +125,7 @@ impl Config {
         catalogue: Catalogue,
         env: impl Fn(&str) -> Option<String>,
     ) -> Result<Self, String> {
-        let raw::File { gateway, policies, routing, eviction, neurons, keys, admin_keys } = raw;
+        let raw::File { gateway, policies, routing, eviction, neurons, keys } = raw;
         let neurons = neurons.into_iter().map(|n| neuron(n, &env)).collect::<Result<Vec<_>, _>>()?;
         let mut names = BTreeSet::new();
         if let Some(twice) = neurons.iter().find(|n| !names.insert(n.name.as_str())) {
@@ -160,8 +159,10 @@ impl Config {
                 .max(Duration::from_millis(50)),
             allow_anonymous: gateway.allow_anonymous,
             keys: Keys::new(keys, &catalogue, &env)?,
-            admin_keys: admin_keys.into_iter().map(|k| keys::admin(k, &env)).collect::<Result<_, _>>()?,
-            usage_store: gateway.usage_store.map(|path| base.join(path)),
+            usage_store: gateway
+                .usage_store
+                .filter(|path| !path.as_os_str().is_empty())
+                .map(|path| base.join(path)),
             policies: judgement.sources,
             policy_cache: judgement.cache,
             record: judgement.record,
@@ -196,7 +197,6 @@ impl Config {
         note(self.files != new.files, "gateway.models or gateway.keys_file");
         note(self.neurons != new.neurons, "neurons");
         note(self.keys != new.keys, "keys");
-        note(self.admin_keys != new.admin_keys, "admin keys");
         note(self.usage_store != new.usage_store, "gateway.usage_store (this needs a restart)");
         note(self.allow_anonymous != new.allow_anonymous, "gateway.allow_anonymous");
         note(self.body_limit != new.body_limit, "gateway.body_limit_mb");

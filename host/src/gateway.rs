@@ -18,6 +18,8 @@ use tokio_util::task::TaskTracker;
 
 /// A process that is killed takes this much of its usage with it.
 pub(crate) const USAGE_EVERY: Duration = Duration::from_secs(1);
+/// Times that, after which what other processes used is looked for though this one used nothing.
+const LOOK_AFTER: u32 = 10;
 
 /// The gateway's state; one for the process.
 pub struct Gateway {
@@ -175,13 +177,19 @@ fn say_doubts(config: &Config) {
 
 /// Usage goes to its store every so often, until the drain does that.
 async fn keep_usage(accounts: Arc<Accounts>, shutdown: CancellationToken) {
+    let mut idle = 0;
     while shutdown.run_until_cancelled(tokio::time::sleep(USAGE_EVERY)).await.is_some() {
-        tokio::task::block_in_place(|| sync(&accounts));
+        idle += 1;
+        // Every look at the file costs a write to the disk.
+        if accounts.has_news() || idle >= LOOK_AFTER {
+            idle = 0;
+            tokio::task::block_in_place(|| sync(&accounts));
+        }
     }
 }
 
 fn sync(accounts: &Accounts) {
     if let Err(error) = accounts.sync() {
-        tracing::error!(%error, "usage is not in its store yet; it is kept in memory and tried again");
+        tracing::error!(%error, "what was used is not in its store; while this process runs it is tried again");
     }
 }

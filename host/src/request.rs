@@ -104,7 +104,7 @@ async fn answer(
         Native::Model(id) => models::one(gateway, caller, &id).map(Answer::Reply),
         Native::Inference(kind) => {
             let asked = read::parse(kind, message.body.into())?;
-            let target = resolve::resolve(gateway, &asked)?;
+            let target = resolve::resolve(gateway, caller, &asked)?;
             ledger.target(&target);
             admit::may_have(gateway, caller, &target)?;
             // Counting tokens costs nothing.

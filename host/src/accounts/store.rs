@@ -51,8 +51,8 @@ pub(super) struct Store {
 }
 
 impl Store {
-    pub(super) fn open(path: PathBuf) -> Result<Self, StoreError> {
-        Ok(Self { path, seen: Mutex::default() })
+    pub(super) fn new(path: PathBuf) -> Self {
+        Self { path, seen: Mutex::default() }
     }
 
     pub(super) fn path(&self) -> &Path {

@@ -12,7 +12,7 @@ pub const LONGEST_WINDOW: Duration = Duration::from_secs(31 * 24 * 3600);
 const SHORTEST_WINDOW: Duration = Duration::from_secs(60);
 
 /// SHA-256 of a key: comparing digests tells nothing of the key by its timing.
-pub type Digest = [u8; 32];
+type Digest = [u8; 32];
 
 /// Callers' keys.
 #[derive(Debug, Clone, Default, PartialEq)]
@@ -60,26 +60,6 @@ pub struct Quantity {
     pub nano_usd: Option<u64>,
 }
 
-/// What the holder of an admin key may do.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, serde::Deserialize, serde::Serialize)]
-#[serde(rename_all = "lowercase")]
-pub enum Role {
-    /// Look.
-    Viewer,
-    /// Look, load, unload, drain and pin.
-    Operator,
-    /// Look, and put policies in their directory.
-    Policies,
-}
-
-/// A key of the admin address.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct AdminKey {
-    pub name: String,
-    pub role: Role,
-    pub digests: Vec<Digest>,
-}
-
 impl Keys {
     pub fn is_empty(&self) -> bool {
         self.names.is_empty()
@@ -107,7 +87,7 @@ impl Keys {
     ) -> Result<Self, String> {
         let mut keys = Self::default();
         for raw in raw {
-            let digests = digests("keys", &raw.name, raw.key_env.as_deref(), raw.sha256.as_ref(), &env)?;
+            let digests = digests(&raw.name, raw.key_env.as_deref(), raw.sha256.as_ref(), &env)?;
             let key = Arc::new(key(raw, catalogue)?);
             if keys.names.insert(key.name.clone(), key.clone()).is_some() {
                 let hint = "for a second secret of the same caller, give sha256 a list";
@@ -152,7 +132,7 @@ impl Key {
     }
 }
 
-/// `key.toml`: nothing but `[[keys]]`.
+/// `gateway.keys_file`: nothing but `[[keys]]`.
 pub(super) fn parse_file(path: &Path, text: &str) -> Result<Vec<raw::Key>, ConfigError> {
     #[derive(serde::Deserialize)]
     #[serde(deny_unknown_fields)]
@@ -161,11 +141,6 @@ pub(super) fn parse_file(path: &Path, text: &str) -> Result<Vec<raw::Key>, Confi
         keys: Vec<raw::Key>,
     }
     explain::parse::<File>(path, text).map(|file| file.keys)
-}
-
-pub(super) fn admin(raw: raw::AdminKey, env: impl Fn(&str) -> Option<String>) -> Result<AdminKey, String> {
-    let digests = digests("admin_keys", &raw.name, raw.key_env.as_deref(), raw.sha256.as_ref(), env)?;
-    Ok(AdminKey { name: raw.name, role: raw.role, digests })
 }
 
 /// What is compared with the digests of the configuration.
@@ -244,7 +219,6 @@ fn window(text: &str) -> Result<Duration, String> {
 
 /// The secrets' digests, from the environment or as they stand there.
 fn digests(
-    section: &str,
     name: &str,
     key_env: Option<&str>,
     sha256: Option<&raw::OneOrMany>,
@@ -253,17 +227,16 @@ fn digests(
     match (key_env, sha256) {
         (Some(variable), None) => {
             let value = env(variable).filter(|v| !v.is_empty());
-            let unset =
-                || format!("{section}.{name}.key_env: the environment variable {variable} is not set");
+            let unset = || format!("keys.{name}.key_env: the environment variable {variable} is not set");
             Ok(vec![digest(value.ok_or_else(unset)?.as_bytes())])
         }
         (None, Some(hex)) => {
-            let bad = || format!("{section}.{name}.sha256: expected 64 hexadecimal digits");
+            let bad = || format!("keys.{name}.sha256: expected 64 hexadecimal digits");
             let digests: Vec<Digest> =
                 hex.all().iter().map(|hex| parse_sha256(hex).ok_or_else(bad)).collect::<Result<_, _>>()?;
             if digests.is_empty() { Err(bad()) } else { Ok(digests) }
         }
-        _ => Err(format!("{section}.{name}: exactly one of key_env and sha256 is needed")),
+        _ => Err(format!("keys.{name}: exactly one of key_env and sha256 is needed")),
     }
 }
 

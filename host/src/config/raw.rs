@@ -20,8 +20,6 @@ pub(super) struct File {
     pub(super) neurons: Vec<Neuron>,
     #[serde(default)]
     pub(super) keys: Vec<Key>,
-    #[serde(default)]
-    pub(super) admin_keys: Vec<AdminKey>,
 }
 
 #[derive(Debug, Deserialize, Serialize)]
@@ -32,9 +30,9 @@ pub(super) struct Gateway {
     pub(super) admin_listen: SocketAddr,
     /// The catalogue, relative to this file.
     pub(super) models: Option<String>,
-    /// More `[[keys]]`, relative to this file.
+    /// More `[[keys]]`, relative to this file; empty: none.
     pub(super) keys_file: Option<String>,
-    /// Usage of each key, relative to this file.
+    /// Usage of each key, relative to this file; empty: none is kept.
     pub(super) usage_store: Option<PathBuf>,
     pub(super) body_limit_mb: usize,
     pub(super) body_timeout_secs: f64,
@@ -157,15 +155,6 @@ pub(super) struct Balance {
     pub(super) requests: Option<u64>,
     pub(super) tokens: Option<u64>,
     pub(super) usd: Option<f64>,
-}
-
-#[derive(Debug, Deserialize, Serialize)]
-#[serde(deny_unknown_fields)]
-pub(super) struct AdminKey {
-    pub(super) name: String,
-    pub(super) role: super::Role,
-    pub(super) key_env: Option<String>,
-    pub(super) sha256: Option<OneOrMany>,
 }
 
 /// One value, or a list of them.

@@ -53,6 +53,37 @@ fn errors_name_line_key_and_what_was_meant() {
 }
 
 #[test]
+fn a_key_that_cannot_be_meant_is_named() {
+    let key = |name: &str, digit: &str, more: &str| {
+        format!("[[keys]]\nname = \"{name}\"\nsha256 = \"{}\"\n{more}\n", digit.repeat(64))
+    };
+    let check = |keys: &str, parts: &[&str]| {
+        let error = load(&format!("{SMALL}{keys}"), "", &[]).unwrap_err().to_string();
+        for part in parts {
+            assert!(error.contains(part), "{error:?} lacks {part:?}");
+        }
+    };
+    check(&key("a", "é", ""), &["keys.a.sha256", "64 hexadecimal"]);
+    check(&key("a", "+", ""), &["keys.a.sha256", "64 hexadecimal"]);
+    check(&key("", "0", ""), &["no name"]);
+    check(&(key("a", "0", "") + &key("a", "1", "")), &["\"a\" is given twice", "a list"]);
+    check(&(key("a", "0", "") + &key("b", "0", "")), &["a and b are the same secret"]);
+    check(&key("a", "0", "max_concurrent = 0"), &["keys.a.max_concurrent", "remove the key"]);
+    check(&key("a", "0", "caps = [{ window = \"24h\" }]"), &["keys.a.caps", "requests, tokens and usd"]);
+    check(&key("a", "0", "caps = [{ window = \"1y\", tokens = 1 }]"), &["1m to 31d", "1y"]);
+    check(&key("a", "0", "balance = { usd = -1.0 }"), &["keys.a.balance", "-1 is not an amount"]);
+    check(&key("a", "0", "balance = { token = 1 }"), &["did you mean `tokens`"]);
+    check(&key("a", "0", "tokens_per_minut = 1"), &["did you mean `tokens_per_minute`"]);
+    let error = load(SMALL, "", &[("CORTEX_GATEWAY__KEYS_FILE", "no-keys.toml")]).unwrap_err().to_string();
+    assert!(error.contains("no-keys.toml") && error.contains("cannot be read"), "{error}");
+    let two =
+        format!("{SMALL}[[keys]]\nname = \"a\"\nsha256 = [\"{}\", \"{}\"]\n", "0".repeat(64), "1".repeat(64));
+    let doubtful = two + "models = [\"o/none\"]\nbalance = { usd = 1.0 }\n";
+    let doubts = load(&doubtful, "[[models]]\nid = \"o/free\"\n", &[]).unwrap().doubts().join("; ");
+    assert!(doubts.contains("o/none is not in the catalogue") && doubts.contains("usage_store"), "{doubts}");
+}
+
+#[test]
 fn the_environment_overrides_the_file() {
     let config = load(
         SMALL,
@@ -151,4 +182,12 @@ fn the_example_files_are_valid() {
     )
     .unwrap();
     assert!(!config.neurons.is_empty() && config.catalogue.models().count() > 0);
+
+    // What stands there as a comment is as valid.
+    let text = std::fs::read_to_string(&path).unwrap();
+    let (_, keys) = text.split_once("# [[keys]]").unwrap();
+    let keys: Vec<&str> = keys.lines().filter_map(|line| line.strip_prefix("# ")).collect();
+    let config = load(&format!("{SMALL}[[keys]]\n{}", keys.join("\n")), "", &[("ALICE_KEY", "secret")]);
+    let alice = config.unwrap().keys.named("alice").cloned().unwrap();
+    assert_eq!((alice.limits.caps.len(), alice.limits.balance.nano_usd), (2, Some(200_000_000_000)));
 }

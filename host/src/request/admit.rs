@@ -47,7 +47,7 @@ fn estimate(asked: &Asked, target: &Target) -> Estimate {
 
 fn refusal(key: &Key, limited: &Limited) -> Refusal {
     let code = match limited {
-        Limited::Balance { .. } => "insufficient_quota",
+        Limited::Balance { wait: None, .. } => "insufficient_quota",
         _ => "rate_limit_exceeded",
     };
     let wait = limited.wait();

@@ -21,7 +21,7 @@ pub(super) fn list(gateway: &Gateway, key: &Key) -> Reply {
 pub(super) fn one(gateway: &Gateway, key: &Key, id: &str) -> Result<Reply, Refusal> {
     match all(gateway, key).remove(id) {
         Some(model) => Ok(reply(&model)),
-        None => Err(unknown(gateway, id)),
+        None => Err(unknown(gateway, key, id)),
     }
 }
 

@@ -1,7 +1,7 @@
 //! From the name that a client asked for to a model of the catalogue, or one that a node has.
 
 use super::read::Asked;
-use crate::config::{Model, Resolved, nearest};
+use crate::config::{Key, Model, Resolved, nearest};
 use crate::fleet::find;
 use crate::gateway::Gateway;
 use crate::refusal::Refusal;
@@ -18,7 +18,7 @@ pub(super) struct Target {
 }
 
 /// A 404 names the nearest ids.
-pub(super) fn resolve(gateway: &Gateway, asked: &Asked) -> Result<Target, Refusal> {
+pub(super) fn resolve(gateway: &Gateway, key: &Key, asked: &Asked) -> Result<Target, Refusal> {
     let config = gateway.config.load();
     let id = match config.catalogue.resolve(&asked.model) {
         Resolved::Catalogued(id) => {
@@ -32,17 +32,24 @@ pub(super) fn resolve(gateway: &Gateway, asked: &Asked) -> Result<Target, Refusa
     if fleet.nodes.iter().any(|view| find(view, &model).is_some_and(|found| found.info.can_serve())) {
         return Ok(Target { model, catalogued: false, label: id });
     }
-    Err(unknown(gateway, &asked.model))
+    Err(unknown(gateway, key, &asked.model))
 }
 
-/// 404 for a model that nobody has.
-pub(super) fn unknown(gateway: &Gateway, asked: &str) -> Refusal {
+/// 404 for a model that nobody has, or that the key does not; names only what the key may use.
+pub(super) fn unknown(gateway: &Gateway, key: &Key, asked: &str) -> Refusal {
     let config = gateway.config.load();
     let fleet = gateway.fleet.now();
     let on_nodes = fleet.nodes.iter().flat_map(|view| view.models.iter().map(|m| m.id.as_str()));
-    let aliases = config.catalogue.aliases().map(|(alias, _)| alias);
-    let known: std::collections::BTreeSet<&str> =
-        config.catalogue.models().map(|m| m.id.as_str()).chain(aliases).chain(on_nodes).collect();
+    let on_nodes = on_nodes.filter(|name| key.allows(config.catalogue.id_of(name)));
+    let aliases = config.catalogue.aliases().filter(|(_, id)| key.allows(id)).map(|(alias, _)| alias);
+    let known: std::collections::BTreeSet<&str> = config
+        .catalogue
+        .models()
+        .map(|m| m.id.as_str())
+        .filter(|id| key.allows(id))
+        .chain(aliases)
+        .chain(on_nodes)
+        .collect();
     let like = nearest(asked, known.iter().copied(), 3);
     let hint = match (like.is_empty(), known.is_empty()) {
         (false, _) => format!("; nearest: {}", like.join(", ")),

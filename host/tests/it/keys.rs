@@ -2,9 +2,14 @@
 
 use crate::support::gateway::TestGateway;
 use crate::support::node::{Reply, TestNode};
+use crate::support::processes::start_cortex_with;
+use crate::support::{Client, until};
+use cortex::accounts::Accounts;
+use cortex::metrics::Metrics;
 use serde_json::{Value, json};
 
-const MODELS: &str = "[[models]]\nid = \"m\"\ncost = { input = 1.0, output = 2.0 }\n";
+const MODELS: &str =
+    "[[models]]\nid = \"m\"\ncost = { input = 1.0, output = 2.0 }\n[[models]]\nid = \"secret\"\n";
 
 fn key(name: &str, more: &str) -> String {
     use std::fmt::Write as _;
@@ -70,8 +75,10 @@ async fn each_limit_is_a_429_that_says_when_to_come_back() {
         ("", Some("insufficient_quota"))
     );
     check("other", 403, "model_not_allowed", "").await;
-    let listed = gateway.client.call("GET", "/v1/models", &[("x-api-key", "other")], "").await.json();
-    assert_eq!(listed["data"], json!([]));
+    let other = async |path| gateway.client.call("GET", path, &[("x-api-key", "other")], "").await;
+    assert_eq!(other("/v1/models").await.json()["data"], json!([]));
+    let one = other("/v1/models/secret").await;
+    assert_eq!((one.status, one.text().contains("nearest")), (404, false), "{}", one.text());
 
     let report = gateway.admin.get("/admin/usage").await.json();
     let free = usage(&report, "free");
@@ -100,7 +107,7 @@ async fn a_keys_file_is_taken_up_while_requests_run_and_usage_is_kept() {
     let gateway = TestGateway::start(&[&node], &[], &settings, MODELS).await;
     assert_eq!((ask(&gateway, "alice").await.status, ask(&gateway, "bob").await.status), (200, 401));
     std::fs::write(&file, key("alice", "") + &key("bob", "")).unwrap();
-    crate::support::until("bob is let in", async || ask(&gateway, "bob").await.status == 200).await;
+    until("bob is let in", async || ask(&gateway, "bob").await.status == 200).await;
 
     // Another one with the same store while the first one runs, as when it takes its place.
     let second = TestGateway::start(&[&node], &[], &settings, MODELS).await;
@@ -110,11 +117,52 @@ async fn a_keys_file_is_taken_up_while_requests_run_and_usage_is_kept() {
     let mut gateway = gateway;
     gateway.gateway.shutdown.cancel();
     (&mut gateway.serving).await.unwrap();
-    crate::support::until("all of it is seen", async || {
+    until("all of it is seen", async || {
         let report = second.admin.get("/admin/usage").await.json();
         let alice = usage(&report, "alice")["total"]["requests"].as_u64().unwrap();
         assert!(alice <= 11, "counted twice: {report}");
         alice == 11
     })
     .await;
+}
+
+/// What a killed process had written is there, and the file can be opened, whatever it was doing.
+#[tokio::test(flavor = "multi_thread")]
+async fn usage_outlives_a_kill() {
+    let node = TestNode::with_model().await;
+    node.lock().always = Some(Reply::Whole(200, answer()));
+    let dir = tempfile::tempdir().unwrap();
+    let store = dir.path().join("usage.redb");
+    let env = [("CORTEX_GATEWAY__USAGE_STORE", store.to_str().unwrap())];
+    let neurons = format!("[[neurons]]\nname = \"n\"\nendpoint = \"http://{}\"\n", node.address);
+    let kept = || {
+        let accounts = Accounts::open(Some(store.clone()), Metrics::new().unwrap().into()).unwrap();
+        let report = accounts.report(|_| None);
+        report["keys"]
+            .as_array()
+            .unwrap()
+            .iter()
+            .filter_map(|key| key["total"]["requests"].as_u64())
+            .sum::<u64>()
+    };
+    let mut answered = 0;
+    for _ in 0..3 {
+        let before = kept();
+        let (mut cortex, url, _) = start_cortex_with(dir.path(), &neurons, &env);
+        let client = Client::new(&url);
+        until("the node is up", async || client.get("/health").await.json()["nodes_up"] == 1).await;
+        let body = json!({"model": "m", "messages": [{"role": "user", "content": "hello"}]});
+        // Under load until some of it is written: the kill comes while more is on its way.
+        until("some of it is written", async || {
+            for _ in 0..50 {
+                assert_eq!(client.post("/v1/chat/completions", &body).await.status, 200);
+                answered += 1;
+            }
+            kept() > before
+        })
+        .await;
+        cortex.kill();
+        let after = kept();
+        assert!(before < after && after <= answered, "{before} < {after} <= {answered}");
+    }
 }
