@@ -1,16 +1,24 @@
 //! What operators see: `/admin/*` on a listener of its own, and metrics on another.
 
+mod authorise;
 mod operate;
 
+use crate::config::Role;
 use crate::fleet::pinned_too_large;
 use crate::gateway::Gateway;
-use axum::extract::{Path, State};
+use crate::policy::limits;
+use axum::extract::{DefaultBodyLimit, Path, State};
 use axum::http::{StatusCode, header};
 use axum::response::{IntoResponse, Response};
-use axum::routing::{get, post};
+use axum::routing::{get, post, put};
 use axum::{Json, Router, middleware};
 use serde_json::{Value, json};
+use std::net::IpAddr;
 use std::sync::Arc;
+
+/// Where a request comes from, as its listener says.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct From(pub(crate) IpAddr);
 
 /// `GET /metrics`
 pub fn metrics_router(gateway: &Arc<Gateway>) -> Router {
@@ -21,9 +29,14 @@ pub fn metrics_router(gateway: &Arc<Gateway>) -> Router {
 }
 
 /// `GET /admin/status`, `/admin/requests`, `/admin/requests/{id}`, `/admin/policies`, `/admin/usage`; `POST /admin/load`,
-/// `/admin/unload`, `/admin/drain`, `/admin/pin`
+/// `/admin/unload`, `/admin/drain`, `/admin/pin`; `PUT /admin/policies/{name}`
 pub fn admin_router(gateway: &Arc<Gateway>) -> Router {
-    Router::new()
+    // A path has its methods in one role's routes, or axum would let one of them in the place of the other.
+    let of = |role: Role, routes: Router<Arc<Gateway>>| {
+        let state = (gateway.clone(), role);
+        routes.route_layer(middleware::from_fn_with_state(state, authorise::authorise))
+    };
+    let seen = Router::new()
         .route("/admin/status", get(async |State(gateway): State<Arc<Gateway>>| Json(status(&gateway))))
         .route(
             "/admin/requests",
@@ -31,21 +44,35 @@ pub fn admin_router(gateway: &Arc<Gateway>) -> Router {
         )
         .route("/admin/requests/{id}", get(request))
         .route("/admin/usage", get(async |State(gateway): State<Arc<Gateway>>| Json(usage(&gateway))))
+        .route("/admin/policies", get(async |State(gateway): State<Arc<Gateway>>| Json(policies(&gateway))));
+    let done = Router::new()
         .route("/admin/load", post(operate::load))
         .route("/admin/unload", post(operate::unload))
         .route("/admin/drain", post(operate::drain))
-        .route("/admin/pin", post(operate::pin))
-        .route("/admin/policies", get(async |State(gateway): State<Arc<Gateway>>| Json(policies(&gateway))))
-        .layer(middleware::from_fn(operate::not_from_a_page))
+        .route("/admin/pin", post(operate::pin));
+    let uploaded = Router::new()
+        .route("/admin/policies/{name}", put(operate::upload))
+        .layer(DefaultBodyLimit::max(limits::COMPONENT_AT_MOST as usize));
+    of(Role::Viewer, seen)
+        .merge(of(Role::Operator, done))
+        .merge(of(Role::PolicyUpload, uploaded))
         .with_state(gateway.clone())
+}
+
+/// `{"error": {"message": …}}` with its status.
+struct Refused(StatusCode, String);
+
+impl IntoResponse for Refused {
+    fn into_response(self) -> Response {
+        (self.0, Json(json!({"error": {"message": self.1}}))).into_response()
+    }
 }
 
 async fn request(State(gateway): State<Arc<Gateway>>, Path(id): Path<String>) -> Response {
     match gateway.recent.get(&id) {
         Some(record) => Json(record).into_response(),
         None => {
-            let message = format!("no request {id} among the last ones");
-            (StatusCode::NOT_FOUND, Json(json!({"error": {"message": message}}))).into_response()
+            Refused(StatusCode::NOT_FOUND, format!("no request {id} among the last ones")).into_response()
         }
     }
 }

@@ -6,6 +6,7 @@ mod plan;
 mod policy;
 mod serve;
 mod status;
+mod target;
 
 use clap::{Parser, Subcommand};
 use std::path::PathBuf;

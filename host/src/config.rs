@@ -1,30 +1,38 @@
 //! Configuration, parsed twice: what stands in the files, then what the program may rely on.
 
+mod address;
+mod admin;
 mod catalogue;
 mod explain;
 mod keys;
+mod node;
 mod overrides;
 mod policies;
 mod raw;
 mod reload;
+mod tls;
 
+pub use address::Address;
+pub use admin::{AdminKey, AdminKeys, Role};
 pub use catalogue::{Catalogue, Model, Resolved};
 pub use explain::{ConfigError, nearest};
 pub use keys::{Cap, Key, Keys, LONGEST_WINDOW, Limits, Quantity, digest};
+pub use node::{NodeConfig, Offer, Serves};
 pub use policies::Canary;
+pub use tls::Tls;
 
-use crate::upstream::Peer;
+use node::Outside;
 use std::collections::BTreeSet;
-use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 /// cortex.toml and models.toml, validated.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Config {
-    pub listen: SocketAddr,
-    pub metrics_listen: SocketAddr,
-    pub admin_listen: SocketAddr,
+    pub listen: Address,
+    pub metrics_listen: Address,
+    pub admin_listen: Address,
+    pub tls: Option<Tls>,
     /// Bytes; past it a request gets a 413.
     pub body_limit: usize,
     /// A request whose body has not arrived in this time gets a 408.
@@ -37,11 +45,14 @@ pub struct Config {
     pub max_waiting: usize,
     /// An upstream stream that is silent for this long is broken.
     pub stall_timeout: Duration,
+    /// For so long `/health` fails before no more connections are taken.
+    pub drain_delay: Duration,
     /// What running requests get at shutdown.
     pub drain: Duration,
     pub poll_interval: Duration,
     pub allow_anonymous: bool,
     pub keys: Keys,
+    pub admin_keys: AdminKeys,
     /// Where usage is kept; read at start only.
     pub usage_store: Option<PathBuf>,
     pub policies: crate::policy::Sources,
@@ -58,19 +69,10 @@ pub struct Config {
     pub defrag_after_cycles: u32,
     /// Requests that waited this long for a model have others drained for it, where no idle one can go.
     pub eviction_patience: Duration,
-    pub neurons: Vec<Neuron>,
+    pub nodes: Vec<NodeConfig>,
     pub catalogue: Catalogue,
     /// Files that this came from, to be watched.
     pub files: Vec<PathBuf>,
-}
-
-/// A node of the fleet.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Neuron {
-    pub name: String,
-    /// `http://host:port`, no trailing slash.
-    pub endpoint: String,
-    pub token: Option<String>,
 }
 
 impl Config {
@@ -83,7 +85,7 @@ impl Config {
     }
 
     /// Where `path` says that the gateway's admin address is, which needs none of its secrets.
-    pub fn admin_address(path: &Path) -> Result<SocketAddr, ConfigError> {
+    pub fn admin_address(path: &Path) -> Result<Address, ConfigError> {
         overrides::admin_listen(path, std::env::vars())
     }
 
@@ -113,28 +115,25 @@ impl Config {
             raw.keys.extend(keys::parse_file(&keys, &text)?);
             files.push(keys);
         }
-        let mut config =
-            Self::validate(raw, base, catalogue, env).map_err(|said| ConfigError::says(path, said))?;
-        config.files = files;
-        Ok(config)
+        let outside = Outside { base, env: &env, read: &read };
+        Self::validate(raw, &outside, catalogue, files).map_err(|said| ConfigError::says(path, said))
     }
 
     fn validate(
         raw: raw::File,
-        base: &Path,
+        outside: &Outside<'_>,
         catalogue: Catalogue,
-        env: impl Fn(&str) -> Option<String>,
+        mut files: Vec<PathBuf>,
     ) -> Result<Self, String> {
-        let raw::File { gateway, policies, routing, eviction, neurons, keys } = raw;
-        let neurons = neurons.into_iter().map(|n| neuron(n, &env)).collect::<Result<Vec<_>, _>>()?;
-        let mut names = BTreeSet::new();
-        if let Some(twice) = neurons.iter().find(|n| !names.insert(n.name.as_str())) {
-            return Err(format!("neurons: the name {:?} is given twice", twice.name));
-        }
+        let raw::File { gateway, policies, routing, eviction, neurons, upstreams, keys, admin_keys } = raw;
+        let (base, env) = (outside.base, outside.env);
+        let nodes = node::nodes(neurons, upstreams, &catalogue, outside, &mut files)?;
+        let tls = gateway.tls.as_ref().map(|tls| tls::load(tls, outside, &mut files)).transpose()?;
+        let names: BTreeSet<&str> = nodes.iter().map(|n| n.name.as_str()).collect();
         if let Some((model, node)) = catalogue.pinned_elsewhere(&names) {
             let known: Vec<&str> = names.iter().copied().collect();
             return Err(format!(
-                "models: {model} is pinned on {node:?}, and the neurons are {}",
+                "models: {model} is pinned on {node:?}, and the nodes are {}",
                 known.join(", ")
             ));
         }
@@ -148,17 +147,20 @@ impl Config {
             listen: gateway.listen,
             metrics_listen: gateway.metrics_listen,
             admin_listen: gateway.admin_listen,
+            tls,
             body_limit: gateway.body_limit_mb << 20,
             body_timeout: seconds("body_timeout_secs", gateway.body_timeout_secs)?,
             keepalive_after: seconds("keepalive_after_secs", gateway.keepalive_after_secs)?,
             max_wait: seconds("max_wait_secs", gateway.max_wait_secs)?,
             max_waiting: gateway.max_waiting.max(1),
             stall_timeout: seconds("stall_timeout_secs", gateway.stall_timeout_secs)?,
+            drain_delay: seconds("drain_delay_secs", gateway.drain_delay_secs)?,
             drain: seconds("drain_secs", gateway.drain_secs)?,
             poll_interval: seconds("poll_interval_secs", gateway.poll_interval_secs)?
                 .max(Duration::from_millis(50)),
             allow_anonymous: gateway.allow_anonymous,
-            keys: Keys::new(keys, &catalogue, &env)?,
+            keys: Keys::new(keys, &catalogue, env)?,
+            admin_keys: AdminKeys::new(admin_keys, env)?,
             usage_store: gateway
                 .usage_store
                 .filter(|path| !path.as_os_str().is_empty())
@@ -172,9 +174,9 @@ impl Config {
             eviction_policy: eviction.strategy,
             defrag_after_cycles: eviction.defrag_after_cycles,
             eviction_patience: time("eviction", "patience_secs", eviction.patience_secs)?,
-            neurons,
+            nodes,
             catalogue,
-            files: Vec::new(),
+            files,
         })
     }
 
@@ -182,6 +184,12 @@ impl Config {
     pub fn doubts(&self) -> Vec<String> {
         let mut doubts = self.catalogue.doubts();
         doubts.extend(self.keys.doubts(&self.catalogue, self.usage_store.as_deref()));
+        if !self.admin_listen.is_local() && self.admin_keys.is_empty() {
+            doubts.push(format!(
+                "gateway.admin_listen is {}, and without [[admin_keys]] only programs on this machine are served there",
+                self.admin_listen
+            ));
+        }
         doubts
     }
 
@@ -194,8 +202,10 @@ impl Config {
             }
         };
         note(self.catalogue != new.catalogue, "catalogue");
-        note(self.files != new.files, "gateway.models or gateway.keys_file");
-        note(self.neurons != new.neurons, "neurons");
+        note(self.files != new.files, "which files are read");
+        note(self.nodes != new.nodes, "neurons and upstreams");
+        note(self.tls != new.tls, "gateway.tls");
+        note(self.admin_keys != new.admin_keys, "admin_keys");
         note(self.keys != new.keys, "keys");
         note(self.usage_store != new.usage_store, "gateway.usage_store (this needs a restart)");
         note(self.allow_anonymous != new.allow_anonymous, "gateway.allow_anonymous");
@@ -205,6 +215,7 @@ impl Config {
         note(self.max_wait != new.max_wait, "gateway.max_wait_secs");
         note(self.max_waiting != new.max_waiting, "gateway.max_waiting");
         note(self.stall_timeout != new.stall_timeout, "gateway.stall_timeout_secs");
+        note(self.drain_delay != new.drain_delay, "gateway.drain_delay_secs");
         note(self.drain != new.drain, "gateway.drain_secs");
         note(self.poll_interval != new.poll_interval, "gateway.poll_interval_secs");
         note(self.policies != new.policies, "policy directories or settings");
@@ -216,7 +227,7 @@ impl Config {
         note(self.eviction_policy != new.eviction_policy, "eviction strategy");
         note(self.defrag_after_cycles != new.defrag_after_cycles, "eviction.defrag_after_cycles");
         note(self.eviction_patience != new.eviction_patience, "eviction.patience_secs");
-        let addresses = |c: &Self| (c.listen, c.metrics_listen, c.admin_listen);
+        let addresses = |c: &Self| [c.listen.clone(), c.metrics_listen.clone(), c.admin_listen.clone()];
         note(addresses(self) != addresses(new), "listen addresses (these need a restart)");
         // A key that is missing above is in force all the same, and is not passed over in silence.
         if changes.is_empty() && self != new {
@@ -224,18 +235,6 @@ impl Config {
         }
         changes
     }
-}
-
-fn neuron(raw: raw::Neuron, env: impl Fn(&str) -> Option<String>) -> Result<Neuron, String> {
-    let endpoint = raw.endpoint.trim_end_matches('/').to_owned();
-    let token = raw.token_env.map(|name| {
-        let value = env(&name).filter(|v| !v.is_empty());
-        value.ok_or(format!("neurons.{}.token_env: the environment variable {name} is not set", raw.name))
-    });
-    let token = token.transpose()?;
-    let checked = Peer::new(&endpoint, token.as_deref());
-    checked.map_err(|e| format!("neurons.{}.{}: {e}", raw.name, e.key()))?;
-    Ok(Neuron { name: raw.name, endpoint, token })
 }
 
 #[cfg(test)]

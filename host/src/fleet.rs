@@ -10,6 +10,7 @@ mod keeper;
 mod listen;
 mod load;
 mod node;
+mod offer;
 mod place;
 mod plan;
 mod poll;

@@ -10,6 +10,7 @@ use crate::request::Recent;
 use crate::upstream::Upstream;
 use arc_swap::ArcSwap;
 use std::path::PathBuf;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 use tokio::sync::Semaphore;
@@ -37,6 +38,8 @@ pub struct Gateway {
     pub started: Instant,
     /// Unix seconds; `created` of models that say nothing better.
     pub started_unix: u64,
+    /// Soon there are no new requests: `/health` says so to whoever sends them.
+    leaving: AtomicBool,
     /// No new requests; those that run are drained.
     pub shutdown: CancellationToken,
     /// The drain is over: those that still run are ended.
@@ -95,6 +98,7 @@ impl Gateway {
             sessions: Arc::new(Semaphore::new(limits::TRANSLATED_STREAMS)),
             started: Instant::now(),
             started_unix: SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |d| d.as_secs()),
+            leaving: AtomicBool::new(false),
             shutdown,
             cut: CancellationToken::new(),
             tasks,
@@ -148,6 +152,15 @@ impl Gateway {
         };
         self.metrics.config_reloads.with_label_values(&[label]).inc();
         *last = outcome.transpose();
+    }
+
+    /// From now on `/health` fails.
+    pub fn leave(&self) {
+        self.leaving.store(true, Ordering::Relaxed);
+    }
+
+    pub(crate) fn is_leaving(&self) -> bool {
+        self.leaving.load(Ordering::Relaxed) || self.shutdown.is_cancelled()
     }
 
     /// What was used since goes to its store. Blocking.

@@ -9,6 +9,7 @@ pub mod facts;
 pub mod fleet;
 pub mod gateway;
 pub mod metrics;
+mod net;
 pub mod policy;
 pub mod refusal;
 pub mod request;

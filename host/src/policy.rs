@@ -23,6 +23,7 @@ mod session;
 mod shared;
 mod state;
 mod translator;
+mod upload;
 
 pub use breaker::{BreakerState, Faults};
 pub use builtin::{least_loaded, least_recently_used};
@@ -39,6 +40,7 @@ pub use router::{Decided, Decision, RouteRequest, Topology};
 pub use session::{Message, Reply, Session};
 pub use shared::{KvRead, PolicyCounters};
 pub use translator::Claim;
+pub use upload::NotTaken;
 
 /// Defaults for everything that a policy may use up; what lies past each is said where it is checked.
 pub mod limits {

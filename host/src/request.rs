@@ -17,6 +17,7 @@ mod route;
 mod settle;
 mod wait;
 
+pub(crate) use authenticate::presented as presented_key;
 pub use body::Body;
 pub use settle::{Recent, RequestRecord};
 
@@ -42,12 +43,17 @@ pub async fn serve(gateway: Arc<Gateway>, from: IpAddr, request: Request<Incomin
     let mut spoken = None;
     let outcome = async {
         let recognised = recognise::recognise(&table, &parts)?;
+        // Whoever only looks whether it is alive has no key.
+        let mut is_probe = recognise::is_probe(parts.uri.path());
         if let Recognised::Translated(generation, endpoint) = recognised {
             ledger.dialect.clone_from(&generation.name);
-            spoken = Some((generation, endpoint));
+            (spoken, is_probe) = (Some((generation, endpoint)), false);
         }
         let config = gateway.config.load_full();
-        let caller = authenticate::authenticate(&config, from, &parts.headers)?;
+        let caller = match is_probe {
+            true => Arc::default(),
+            false => authenticate::authenticate(&config, from, &parts.headers)?,
+        };
         ledger.key.clone_from(&caller.name);
         let body = read::read(body, &parts.headers, config.body_limit, config.body_timeout).await?;
         let mut message = native_message(&parts, body.to_vec());

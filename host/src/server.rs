@@ -1,58 +1,58 @@
 //! Listening, serving, and ending well.
 
+mod connection;
+mod listener;
+
+use crate::config::{Address, Tls};
 use crate::gateway::{Gateway, USAGE_EVERY};
 use crate::{admin, request, watch};
-use anyhow::Context;
-use hyper::service::service_fn;
-use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
-use hyper_util::server::conn::auto;
-use hyper_util::server::graceful::GracefulShutdown;
-use std::convert::Infallible;
+use axum::Router;
+use connection::Site;
+use http::{Request, Response};
+use hyper::body::Incoming;
+use listener::Listener;
 use std::future::Future;
-use std::net::SocketAddr;
+use std::net::IpAddr;
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
-use tokio::net::{TcpListener, TcpStream};
+use tower::ServiceExt as _;
 
-/// A client that opened a connection has this long to send its request's head.
-const HEAD_LIMIT: Duration = Duration::from_secs(30);
-
+/// What nodes get to say what they have before clients are served without them.
+const FIRST_LOOK: Duration = Duration::from_secs(3);
 /// After the drain, what the last errors get to reach their clients.
 const LAST_WORDS: Duration = Duration::from_secs(2);
 
 /// The three listeners, bound.
 pub struct Listeners {
-    clients: TcpListener,
-    metrics: TcpListener,
-    admin: TcpListener,
+    clients: Listener,
+    metrics: Listener,
+    admin: Listener,
 }
 
 impl Listeners {
-    /// Errors name the address and the key that sets it.
+    /// Those that a service manager hands over, else new ones. Errors name the address and the key that sets it.
     pub async fn bind(config: &crate::config::Config) -> anyhow::Result<Self> {
-        let bind = async |address: SocketAddr, key: &str| {
-            let listener = TcpListener::bind(address).await;
-            listener.with_context(|| format!("cannot listen on {address} (gateway.{key})"))
-        };
-        Ok(Self {
-            clients: bind(config.listen, "listen").await?,
-            metrics: bind(config.metrics_listen, "metrics_listen").await?,
-            admin: bind(config.admin_listen, "admin_listen").await?,
-        })
+        let [clients, metrics, admin] = Listener::all(config).await?;
+        Ok(Self { clients, metrics, admin })
     }
 
     /// Clients, metrics, admin.
-    pub fn addresses(&self) -> std::io::Result<[SocketAddr; 3]> {
-        Ok([self.clients.local_addr()?, self.metrics.local_addr()?, self.admin.local_addr()?])
+    pub fn addresses(&self) -> std::io::Result<[Address; 3]> {
+        Ok([self.clients.address()?, self.metrics.address()?, self.admin.address()?])
     }
 
     /// Writes the addresses to the log: with port 0 in the configuration they are news.
-    pub fn announce(&self) -> std::io::Result<()> {
+    pub fn announce(&self, tls: Option<&Tls>) -> std::io::Result<()> {
+        let url = |address: Address, secure: bool| match address {
+            Address::Tcp(address) if secure => format!("https://{address}"),
+            Address::Tcp(address) => format!("http://{address}"),
+            Address::Unix(_) => address.to_string(),
+        };
         let [clients, metrics, admin] = self.addresses()?;
-        tracing::info!("cortex is listening on http://{clients}");
-        tracing::info!("metrics on http://{metrics}/metrics");
-        tracing::info!("admin on http://{admin}/admin/status");
+        tracing::info!("cortex is listening on {}", url(clients, tls.is_some()));
+        tracing::info!("metrics on {}/metrics", url(metrics, tls.is_some_and(|tls| tls.metrics)));
+        tracing::info!("admin on {}/admin/status", url(admin, tls.is_some_and(|tls| tls.admin)));
         Ok(())
     }
 
@@ -60,26 +60,65 @@ impl Listeners {
     /// Streams that run longer end with their dialect's error.
     pub async fn serve(self, gateway: Arc<Gateway>) {
         let tasks = gateway.tasks.clone();
-        for (listener, router) in
-            [(self.metrics, admin::metrics_router(&gateway)), (self.admin, admin::admin_router(&gateway))]
-        {
-            let ended = gateway.shutdown.clone();
+        let sides = [
+            (self.metrics, admin::metrics_router(&gateway), (|tls| tls.metrics) as fn(&Tls) -> bool),
+            (self.admin, admin::admin_router(&gateway), |tls| tls.admin),
+        ];
+        for (listener, router, is_secure) in sides {
+            let gateway = gateway.clone();
             tasks.spawn(async move {
-                let ended = async move { ended.cancelled().await };
-                if let Err(error) = axum::serve(listener, router).with_graceful_shutdown(ended).await {
-                    tracing::error!(%error, "a listener ended");
-                }
+                accept(&listener, &gateway, is_secure, Pages(router)).await;
             });
         }
-        let connections = accept(self.clients, &gateway).await;
+        first_look(&gateway).await;
+        accept(&self.clients, &gateway, |_| true, Clients(gateway.clone())).await;
+        // Whoever comes now is refused at once, where nobody else holds the socket.
+        drop(self.clients);
         tasks.close();
-        let ended = async {
-            connections.shutdown().await;
-            tasks.wait().await;
-        };
-        drain(&gateway, ended).await;
+        drain(&gateway, tasks.wait()).await;
         // What the last ones used.
         tokio::task::block_in_place(|| gateway.sync_usage());
+    }
+}
+
+/// Until every node was asked once: what a gateway does not know of yet, it would deny to clients. They wait in the
+/// listener's queue meanwhile.
+async fn first_look(gateway: &Gateway) {
+    let mut changes = gateway.fleet.changes();
+    let seen = async {
+        while gateway.fleet.now().nodes.iter().any(|view| view.is_unseen()) {
+            // Never an error: the sender is the fleet.
+            let _changed = changes.changed().await;
+        }
+    };
+    tokio::select! {
+        _ = tokio::time::timeout(FIRST_LOOK, seen) => {}
+        () = gateway.shutdown.cancelled() => {}
+    }
+}
+
+/// What clients ask for.
+#[derive(Clone)]
+struct Clients(Arc<Gateway>);
+
+impl Site for Clients {
+    type Body = request::Body;
+
+    async fn answer(self, from: IpAddr, request: Request<Incoming>) -> Response<Self::Body> {
+        request::serve(self.0, from, request).await
+    }
+}
+
+/// What operators and their programs ask for.
+#[derive(Clone)]
+struct Pages(Router);
+
+impl Site for Pages {
+    type Body = axum::body::Body;
+
+    async fn answer(self, from: IpAddr, mut request: Request<Incoming>) -> Response<Self::Body> {
+        request.extensions_mut().insert(admin::From(from));
+        self.0.oneshot(request).await.unwrap_or_else(|never| match never {})
     }
 }
 
@@ -104,42 +143,26 @@ async fn drain(gateway: &Gateway, ended: impl Future<Output = ()>) {
     }
 }
 
-/// Until the gateway's shutdown; returns the connections that are open.
-async fn accept(listener: TcpListener, gateway: &Arc<Gateway>) -> GracefulShutdown {
-    let graceful = GracefulShutdown::new();
+/// Until the gateway's shutdown. `is_secure`: whether the certificate, where
+/// there is one, is for this listener.
+async fn accept(listener: &Listener, gateway: &Arc<Gateway>, is_secure: fn(&Tls) -> bool, site: impl Site) {
     loop {
         tokio::select! {
             accepted = listener.accept() => match accepted {
-                Ok((stream, from)) => connect(stream, from, gateway, &graceful),
+                Ok(accepted) => {
+                    let config = gateway.config.load();
+                    let tls = config.tls.as_ref().filter(|tls| is_secure(tls)).map(|tls| tls.server.clone());
+                    connection::serve(gateway, accepted, tls, site.clone());
+                }
                 Err(error) => {
                     // Out of file descriptors, most likely: connections that end give some back.
                     tracing::error!(%error, "cannot accept a connection");
                     tokio::time::sleep(Duration::from_millis(100)).await;
                 }
             },
-            () = gateway.shutdown.cancelled() => return graceful,
+            () = gateway.shutdown.cancelled() => return,
         }
     }
-}
-
-fn connect(stream: TcpStream, from: SocketAddr, gateway: &Arc<Gateway>, graceful: &GracefulShutdown) {
-    // Events are small and each is flushed at once; without this they would wait for acknowledgements.
-    let _only_slower = stream.set_nodelay(true);
-    let service = {
-        let gateway = gateway.clone();
-        service_fn(move |request| {
-            let gateway = gateway.clone();
-            async move { Ok::<_, Infallible>(request::serve(gateway, from.ip(), request).await) }
-        })
-    };
-    let mut builder = auto::Builder::new(TokioExecutor::new());
-    builder.http1().timer(TokioTimer::new()).header_read_timeout(HEAD_LIMIT);
-    let connection = graceful.watch(builder.serve_connection(TokioIo::new(stream), service).into_owned());
-    gateway.tasks.spawn(async move {
-        if let Err(error) = connection.await {
-            tracing::debug!(%from, error, "a connection broke");
-        }
-    });
 }
 
 /// Threads that follow the policy directories and the configuration files.

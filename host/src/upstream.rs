@@ -5,21 +5,23 @@
 mod body;
 mod chunked;
 mod head;
+mod peer;
 mod pool;
+mod tls;
 
 pub use body::Body;
+pub use peer::{Access, BadPeer, Peer};
 
+use crate::net::Stream;
 use bytes::Bytes;
 use head::{HEAD_LIMIT, Head};
 use http::{HeaderMap, HeaderValue, Method, Response, StatusCode, header};
-use pool::Pool;
+use peer::WITH_HEAD;
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 use std::io::IoSlice;
-use std::sync::Arc;
 use std::time::{Duration, Instant};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
-use tokio::net::TcpStream;
 
 /// A node that does not accept a connection in this time is not there.
 const CONNECT: Duration = Duration::from_secs(2);
@@ -28,43 +30,10 @@ const JSON_LIMIT: usize = 8 << 20;
 /// A connection that its other end has closed meanwhile says so in this time; one that breaks later had taken the
 /// request, and what becomes of that is the caller's to decide.
 const STALE: Duration = Duration::from_millis(50);
-/// Bytes of a body that are copied behind the head, so that both are written at once.
-const WITH_HEAD: usize = 16 << 10;
 
 /// Sends requests to peers.
 #[derive(Debug, Clone, Default)]
 pub struct Upstream;
-
-/// Where requests go, and as whom.
-#[derive(Debug, Clone)]
-pub struct Peer {
-    /// `http://host:port`
-    pub endpoint: String,
-    host: String,
-    port: u16,
-    /// `host: …` and `authorization: …`, as they are sent.
-    fields: Arc<[u8]>,
-    pool: Arc<Pool>,
-}
-
-/// An endpoint that is none.
-#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
-pub enum BadPeer {
-    #[error("{0:?}, expected http://HOST:PORT")]
-    Endpoint(String),
-    #[error("its token cannot be sent in a header")]
-    Token,
-}
-
-impl BadPeer {
-    /// The key of cortex.toml that is to be mended.
-    pub fn key(&self) -> &'static str {
-        match self {
-            Self::Endpoint(_) => "endpoint",
-            Self::Token => "token_env",
-        }
-    }
-}
 
 /// Why a node gave no usable answer.
 #[derive(Debug, Clone, thiserror::Error)]
@@ -79,42 +48,6 @@ pub enum UpstreamError {
     Status { status: StatusCode, body: String },
     #[error("its answer cannot be understood: {0}")]
     Malformed(String),
-}
-
-impl Peer {
-    /// `endpoint`: `http://host:port`.
-    pub fn new(endpoint: &str, token: Option<&str>) -> Result<Self, BadPeer> {
-        let bad = || BadPeer::Endpoint(endpoint.to_owned());
-        let uri: http::Uri = endpoint.parse().map_err(|_| bad())?;
-        let is_plain = uri.scheme_str() == Some("http") && uri.path() == "/" && uri.query().is_none();
-        // Names and passwords in an address would go to the node in its `host`.
-        let authority = uri.authority().filter(|a| is_plain && !a.as_str().contains('@')).ok_or_else(bad)?;
-        let mut fields = format!("host: {authority}\r\n").into_bytes();
-        if let Some(token) = token {
-            let value = HeaderValue::try_from(format!("Bearer {token}")).map_err(|_| BadPeer::Token)?;
-            fields.extend([b"authorization: ", value.as_bytes(), b"\r\n"].concat());
-        }
-        let host = authority.host().trim_matches(['[', ']']).to_owned();
-        let port = authority.port_u16().unwrap_or(80);
-        Ok(Self { endpoint: endpoint.to_owned(), host, port, fields: fields.into(), pool: Arc::default() })
-    }
-
-    fn head(&self, method: &Method, path: &str, headers: &HeaderMap, length: usize) -> Vec<u8> {
-        let mut head = Vec::with_capacity(256 + self.fields.len() + path.len() + length.min(WITH_HEAD));
-        head.extend_from_slice(method.as_str().as_bytes());
-        head.push(b' ');
-        head.extend_from_slice(path.as_bytes());
-        head.extend_from_slice(b" HTTP/1.1\r\n");
-        head.extend_from_slice(&self.fields);
-        for (name, value) in headers {
-            head.extend_from_slice(name.as_str().as_bytes());
-            head.extend_from_slice(b": ");
-            head.extend_from_slice(value.as_bytes());
-            head.extend_from_slice(b"\r\n");
-        }
-        head.extend_from_slice(format!("content-length: {length}\r\n\r\n").as_bytes());
-        head
-    }
 }
 
 impl Upstream {
@@ -141,7 +74,7 @@ impl Upstream {
                 None => {}
             }
         }
-        let connected = pool::connect(&peer.host, peer.port).await;
+        let connected = pool::connect(&peer.address).await;
         let mut stream = connected.map_err(|e| UpstreamError::Connect(e.to_string()))?;
         let answer = exchange(&mut stream, &head, &rest).await?.ok_or_else(silent)?;
         Ok(answered(peer, stream, answer))
@@ -198,7 +131,7 @@ impl Upstream {
 /// Writes the request and reads the answer's head, and what has come behind it. `None` where the connection ends before
 /// the first byte of an answer.
 async fn exchange(
-    stream: &mut TcpStream,
+    stream: &mut Stream,
     head: &[u8],
     rest: &[u8],
 ) -> Result<Option<(Head, Vec<u8>)>, UpstreamError> {
@@ -232,18 +165,20 @@ async fn exchange(
     }
 }
 
-async fn write_all(stream: &mut TcpStream, head: &[u8], rest: &[u8]) -> std::io::Result<()> {
-    if rest.is_empty() {
-        return stream.write_all(head).await;
-    }
+async fn write_all(stream: &mut Stream, head: &[u8], rest: &[u8]) -> std::io::Result<()> {
     let mut written = 0;
     while written < head.len() {
-        written += stream.write_vectored(&[IoSlice::new(&head[written..]), IoSlice::new(rest)]).await?;
+        written += match rest.is_empty() {
+            true => stream.write(&head[written..]).await?,
+            false => stream.write_vectored(&[IoSlice::new(&head[written..]), IoSlice::new(rest)]).await?,
+        };
     }
-    stream.write_all(&rest[written - head.len()..]).await
+    stream.write_all(&rest[written - head.len()..]).await?;
+    // TLS may hold the last record back.
+    stream.flush().await
 }
 
-fn answered(peer: &Peer, stream: TcpStream, (head, came): (Head, Vec<u8>)) -> Response<Body> {
+fn answered(peer: &Peer, stream: Stream, (head, came): (Head, Vec<u8>)) -> Response<Body> {
     let body = Body::new(stream, peer.pool.clone(), head.length, head.stays_open, &came);
     let mut response = Response::new(body);
     (*response.status_mut(), *response.headers_mut()) = (head.status, head.headers);

@@ -1,27 +1,18 @@
 //! What operators ask of the fleet: a model loaded or unloaded, a node drained, a model pinned.
 
+use super::Refused;
 use crate::config::{Model, Resolved, nearest};
 use crate::fleet::{Draining, Node, NodeView, Why, find, why_nobody};
 use crate::gateway::Gateway;
+use crate::policy::NotTaken;
 use axum::Json;
 use axum::body::Bytes;
-use axum::extract::{Request, State};
-use axum::http::{StatusCode, header};
-use axum::middleware::Next;
-use axum::response::{IntoResponse, Response};
+use axum::extract::{Path, State};
+use axum::http::StatusCode;
 use serde::Deserialize;
 use serde::de::DeserializeOwned;
 use serde_json::{Value, json};
 use std::sync::Arc;
-
-/// `{"error": {"message": …}}` with its status.
-pub(super) struct Refused(StatusCode, String);
-
-impl IntoResponse for Refused {
-    fn into_response(self) -> Response {
-        (self.0, Json(json!({"error": {"message": self.1}}))).into_response()
-    }
-}
 
 type Answer = Result<Json<Value>, Refused>;
 
@@ -97,6 +88,11 @@ pub(super) async fn unload(State(gateway): State<Arc<Gateway>>, body: Bytes) -> 
     if !on.iter().any(|node| fleet.view(node).is_some_and(|view| find(view, &model).is_some())) {
         return Err(Refused(StatusCode::NOT_FOUND, format!("{} is not loaded there", model.id)));
     }
+    if let Some(node) = on.iter().find(|node| node.offer().is_some()) {
+        let message =
+            format!("{} is an upstream: what it has is its own to unload; --node names another", node.name);
+        return Err(Refused(StatusCode::CONFLICT, message));
+    }
     for (done, node) in on.iter().enumerate() {
         let unloaded = gateway.loads.unload(node, &model, asked.drain).await;
         unloaded.map_err(|failure| {
@@ -129,14 +125,28 @@ pub(super) async fn pin(State(gateway): State<Arc<Gateway>>, body: Bytes) -> Ans
     Ok(Json(json!({"model": model.id, "pinned": asked.on || model.pinned, "note": note})))
 }
 
-/// The address has no key, and a browser on the same machine shows pages of others: what a page sends bears its
-/// origin, what people and programs send bears none.
-pub(super) async fn not_from_a_page(request: Request, next: Next) -> Response {
-    if request.headers().contains_key(header::ORIGIN) {
-        let message = "requests of web pages are not taken here".to_owned();
-        return Refused(StatusCode::FORBIDDEN, message).into_response();
-    }
-    next.run(request).await
+/// `PUT /admin/policies/{name}`, the component as its body: through the gate, then into the directory.
+pub(super) async fn upload(
+    State(gateway): State<Arc<Gateway>>,
+    Path(name): Path<String>,
+    body: Bytes,
+) -> Answer {
+    let policies = gateway.policies.clone();
+    let taken = tokio::task::spawn_blocking(move || policies.upload(&name, &body)).await;
+    let taken = taken.map_err(|e| Refused(StatusCode::INTERNAL_SERVER_ERROR, e.to_string()))?;
+    let report = taken.map_err(|refused| {
+        let status = match &refused {
+            NotTaken::Name(_) => StatusCode::BAD_REQUEST,
+            NotTaken::TooLarge(..) => StatusCode::PAYLOAD_TOO_LARGE,
+            NotTaken::Refused(_) => StatusCode::UNPROCESSABLE_ENTITY,
+            NotTaken::NoDirectory => StatusCode::CONFLICT,
+            NotTaken::Write { .. } => StatusCode::INSUFFICIENT_STORAGE,
+        };
+        Refused(status, refused.to_string())
+    })?;
+    let table = gateway.policies.table();
+    let live = table.status().into_iter().find(|policy| policy.name == report.policy);
+    Ok(Json(json!({"status": "live", "sha256": report.sha256, "policy": live})))
 }
 
 /// Whatever content type it comes under: people type it.
@@ -168,6 +178,7 @@ fn view(gateway: &Gateway, name: &str) -> Result<Arc<NodeView>, Refused> {
 fn may_have(view: &NodeView, model: &Model) -> Result<Arc<Node>, Refused> {
     let refused = |why: &str| Err(Refused(StatusCode::CONFLICT, format!("{} {why}", view.node.name)));
     match view {
+        view if view.node.offer().is_some() => refused("is an upstream: what it has is its own to load"),
         view if view.node.draining().is_some() => refused("is being drained: cortex drain --undo"),
         view if !model.allowed_on(&view.node.name) => refused("is not in the model's pinned_on"),
         view => Ok(view.node.clone()),

@@ -9,7 +9,7 @@ use std::sync::Arc;
 pub(super) fn run(path: &Path) -> anyhow::Result<()> {
     let config = Config::load(path)?;
     println!("{}: ok", path.display());
-    println!("  neurons: {}", config.neurons.iter().map(|n| n.name.as_str()).collect::<Vec<_>>().join(", "));
+    println!("  nodes: {}", config.nodes.iter().map(|n| n.name.as_str()).collect::<Vec<_>>().join(", "));
     println!("  models: {}", config.catalogue.models().count());
     for doubt in config.doubts() {
         println!("  note: {doubt}");

@@ -1,8 +1,7 @@
 //! `cortex load`, `unload`, `drain` and `pin`: what an operator asks of a running gateway.
 
-use super::status::Target;
-use crate::upstream::{Upstream, UpstreamError};
-use anyhow::{Context, bail};
+use super::target::Target;
+use http::Method;
 use serde_json::{Value, json};
 use std::time::Duration;
 
@@ -87,18 +86,7 @@ pub(super) fn pin(args: &PinArgs) -> anyhow::Result<()> {
 }
 
 fn ask(target: &Target, path: &str, body: &Value) -> anyhow::Result<Value> {
-    let peer = target.peer()?;
-    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
-    let answer = runtime.block_on(async { Upstream.post(&peer, path, body, LIMIT).await });
-    match answer {
-        Err(UpstreamError::Status { status, body }) => {
-            let said: Value = serde_json::from_str(&body).unwrap_or_default();
-            bail!("{}", said["error"]["message"].as_str().unwrap_or(&format!("{status}: {body}")))
-        }
-        other => {
-            other.with_context(|| format!("cortex does not answer at {}; is it running?", peer.endpoint))
-        }
-    }
+    target.ask(Method::POST, path, body.to_string().into(), LIMIT)
 }
 
 fn text(value: &Value) -> &str {

@@ -1,5 +1,4 @@
-use crate::config::{Config, Model, Neuron};
-use crate::upstream::Upstream;
+use crate::config::{Config, Model, NodeConfig, Serves};
 use serde_json::Value;
 use std::path::PathBuf;
 use std::time::Duration;
@@ -31,16 +30,12 @@ pub(super) fn run(args: &Args) -> anyhow::Result<()> {
 
 /// `Null` where no gateway answers: the files say enough.
 fn running(args: &Args) -> Value {
-    let target = super::status::Target::new(args.current.clone(), args.url.clone());
-    let Ok(peer) = target.peer() else { return Value::Null };
-    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
-    let Ok(runtime) = runtime else { return Value::Null };
-    let asked = async { Upstream.get(&peer, "/admin/status", Duration::from_secs(2)).await };
-    runtime.block_on(asked).unwrap_or_default()
+    let target = super::target::Target::new(args.current.clone(), args.url.clone());
+    target.get("/admin/status", Duration::from_secs(2)).unwrap_or_default()
 }
 
 fn lines(old: &Config, new: &Config, status: &Value) -> Vec<String> {
-    let mut lines = neurons(&old.neurons, &new.neurons, status);
+    let mut lines = nodes(&old.nodes, &new.nodes, status);
     lines.extend(models(old, new, status));
     let keys = |config: &Config| config.keys.iter().map(|key| key.name.clone()).collect::<Vec<_>>();
     let (had, has) = (keys(old), keys(new));
@@ -50,23 +45,28 @@ fn lines(old: &Config, new: &Config, status: &Value) -> Vec<String> {
         lines.push("! a reload refuses to remove all keys; to mean that, restart".into());
     }
     // Told in detail above.
-    let told = ["catalogue", "neurons", "gateway.models or gateway.keys_file"];
+    let told = ["catalogue", "neurons and upstreams", "which files are read"];
     let rest = old.changes(new).into_iter().filter(|what| !told.contains(&what.as_str()));
     lines.extend(rest.map(|what| format!("~ {what}")));
     lines.extend(new.doubts().into_iter().map(|doubt| format!("! {doubt}")));
     lines
 }
 
-fn neurons(old: &[Neuron], new: &[Neuron], status: &Value) -> Vec<String> {
-    let by_name = |of: &[Neuron], name: &str| of.iter().find(|n| n.name == name).cloned();
+fn nodes(old: &[NodeConfig], new: &[NodeConfig], status: &Value) -> Vec<String> {
+    let by_name = |of: &[NodeConfig], name: &str| of.iter().find(|n| n.name == name).cloned();
+    let kind = |node: &NodeConfig| if node.serves == Serves::Neuron { "neuron" } else { "upstream" };
     let mut lines = Vec::new();
-    for neuron in new {
-        match by_name(old, &neuron.name) {
-            None => lines.push(format!("+ neuron {} at {}", neuron.name, neuron.endpoint)),
-            Some(was) if was.endpoint != neuron.endpoint => {
-                lines.push(format!("~ neuron {}: from {} to {}", neuron.name, was.endpoint, neuron.endpoint));
+    for node in new {
+        let (name, endpoint, kind) = (&node.name, &node.access.endpoint, kind(node));
+        match by_name(old, name) {
+            None => lines.push(format!("+ {kind} {name} at {endpoint}")),
+            Some(was) if was.access.endpoint != *endpoint => {
+                lines.push(format!("~ {kind} {name}: from {} to {endpoint}", was.access.endpoint));
             }
-            Some(was) if was != *neuron => lines.push(format!("~ neuron {}: another token", neuron.name)),
+            Some(was) if was.access != node.access => {
+                lines.push(format!("~ {kind} {name}: another token, header or certificate"));
+            }
+            Some(was) if was != *node => lines.push(format!("~ {kind} {name}: other models")),
             Some(_) => {}
         }
     }
@@ -77,7 +77,7 @@ fn neurons(old: &[Neuron], new: &[Neuron], status: &Value) -> Vec<String> {
             0 => String::new(),
             n => format!(": {n} models there are not used any more, and what runs there goes on"),
         };
-        lines.push(format!("- neuron {}{effect}", gone.name));
+        lines.push(format!("- {} {}{effect}", kind(gone), gone.name));
     }
     lines
 }

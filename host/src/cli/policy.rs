@@ -2,6 +2,7 @@
 
 mod bench;
 mod check;
+mod push;
 mod replay;
 
 use crate::policy::{Generation, PolicyEngine, check_file};
@@ -18,6 +19,8 @@ pub(super) enum Command {
     Bench(bench::Args),
     /// Make recorded decisions again with a component, and show what would be decided otherwise
     Replay(replay::Args),
+    /// Put a component into a running gateway's directory, if it passes the gate
+    Push(push::Args),
 }
 
 #[derive(clap::Args)]
@@ -34,6 +37,7 @@ pub(super) fn run(command: &Command) -> anyhow::Result<()> {
         Command::Check(candidate) => check::run(candidate),
         Command::Bench(args) => bench::run(args),
         Command::Replay(args) => replay::run(args),
+        Command::Push(args) => push::run(args),
     }
 }
 

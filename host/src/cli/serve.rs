@@ -19,7 +19,7 @@ async fn serve(config: Config, path: &Path) -> anyhow::Result<()> {
     let listeners = Listeners::bind(&config).await?;
     let gateway = Gateway::new(config, path.to_owned())?;
     let watches = Watches::start(&gateway)?;
-    listeners.announce()?;
+    listeners.announce(gateway.config.load().tls.as_ref())?;
     let signals = gateway.tasks.spawn(signals(gateway.clone(), received));
     listeners.serve(gateway).await;
     signals.abort();
@@ -38,6 +38,16 @@ async fn signals(gateway: Arc<Gateway>, received: [std::io::Result<Signal>; 3]) 
             _ = terminate.recv() => break,
             _ = interrupt.recv() => break,
             _ = hangup.recv() => tokio::task::block_in_place(|| gateway.reload()),
+        }
+    }
+    gateway.leave();
+    let delay = gateway.config.load().drain_delay;
+    if !delay.is_zero() {
+        tracing::info!("/health fails; in {delay:?}, or at a second signal, no more connections are taken");
+        tokio::select! {
+            () = tokio::time::sleep(delay) => {}
+            _ = terminate.recv() => {}
+            _ = interrupt.recv() => {}
         }
     }
     tracing::info!("shutting down");

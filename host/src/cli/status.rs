@@ -1,10 +1,6 @@
-use crate::config::Config;
-use crate::upstream::{Peer, Upstream};
-use anyhow::Context;
+use super::target::Target;
 use serde_json::Value;
 use std::fmt::Write as _;
-use std::net::{Ipv4Addr, Ipv6Addr, SocketAddr};
-use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 #[derive(clap::Args)]
@@ -19,45 +15,15 @@ pub(super) struct Args {
     watch: bool,
 }
 
-/// A running gateway.
-#[derive(clap::Args)]
-pub(super) struct Target {
-    /// cortex.toml, for the admin address
-    #[arg(long, default_value = super::DEFAULT_CONFIG)]
-    config: PathBuf,
-    /// The admin address itself, http://HOST:PORT
-    #[arg(long)]
-    url: Option<String>,
-}
-
-impl Target {
-    pub(super) fn new(config: PathBuf, url: Option<String>) -> Self {
-        Self { config, url }
-    }
-
-    pub(super) fn peer(&self) -> anyhow::Result<Peer> {
-        let endpoint = match &self.url {
-            Some(url) => url.trim_end_matches('/').to_owned(),
-            None => format!("http://{}", reachable(admin_address(&self.config)?)),
-        };
-        Ok(Peer::new(&endpoint, None)?)
-    }
-}
-
 /// How often `--watch` looks.
 const EVERY: Duration = Duration::from_secs(1);
+const LIMIT: Duration = Duration::from_secs(5);
 /// Cursor to the top left, and everything below it away.
 const CLEAR: &str = "\x1b[H\x1b[J";
 
 pub(super) fn run(args: &Args) -> anyhow::Result<()> {
-    let peer = args.target.peer()?;
-    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
-    let (upstream, limit) = (Upstream, Duration::from_secs(5));
     loop {
-        let status: anyhow::Result<Value> = runtime
-            .block_on(upstream.get(&peer, "/admin/status", limit))
-            .with_context(|| format!("cortex does not answer at {}; is it running?", peer.endpoint));
-        match status {
+        match args.target.get("/admin/status", LIMIT) {
             // It may come back.
             Err(error) if args.watch => println!("{CLEAR}{error:#}"),
             Err(error) => return Err(error),
@@ -70,23 +36,6 @@ pub(super) fn run(args: &Args) -> anyhow::Result<()> {
         std::io::Write::flush(&mut std::io::stdout())?;
         std::thread::sleep(EVERY);
     }
-}
-
-fn admin_address(config: &Path) -> anyhow::Result<SocketAddr> {
-    Config::admin_address(config)
-        .context("the admin address is not known; give it with --url http://HOST:PORT")
-}
-
-/// A listener on all addresses is asked on loopback.
-fn reachable(mut address: SocketAddr) -> SocketAddr {
-    if address.ip().is_unspecified() {
-        address.set_ip(if address.is_ipv4() {
-            Ipv4Addr::LOCALHOST.into()
-        } else {
-            Ipv6Addr::LOCALHOST.into()
-        });
-    }
-    address
 }
 
 /// For a person.

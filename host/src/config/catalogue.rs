@@ -185,12 +185,17 @@ impl Catalogue {
         self.aliases.iter().map(|(alias, id)| (alias.as_str(), id.as_str()))
     }
 
+    /// The model that an alias stands for; any other name is its own.
+    pub(super) fn id_behind(&self, name: &str) -> String {
+        self.aliases.get(name).map_or(name, String::as_str).to_owned()
+    }
+
     /// Alias, then id.
     pub fn resolve(&self, name: &str) -> Resolved {
-        let id = self.aliases.get(name).map_or(name, String::as_str);
-        match self.models.contains_key(id) {
-            true => Resolved::Catalogued(id.to_owned()),
-            false => Resolved::Other(id.to_owned()),
+        let id = self.id_behind(name);
+        match self.models.contains_key(&id) {
+            true => Resolved::Catalogued(id),
+            false => Resolved::Other(id),
         }
     }
 

@@ -12,7 +12,7 @@ pub const LONGEST_WINDOW: Duration = Duration::from_secs(31 * 24 * 3600);
 const SHORTEST_WINDOW: Duration = Duration::from_secs(60);
 
 /// SHA-256 of a key: comparing digests tells nothing of the key by its timing.
-type Digest = [u8; 32];
+pub(super) type Digest = [u8; 32];
 
 /// Callers' keys.
 #[derive(Debug, Clone, Default, PartialEq)]
@@ -87,7 +87,8 @@ impl Keys {
     ) -> Result<Self, String> {
         let mut keys = Self::default();
         for raw in raw {
-            let digests = digests(&raw.name, raw.key_env.as_deref(), raw.sha256.as_ref(), &env)?;
+            let digests =
+                digests(&format!("keys.{}", raw.name), raw.key_env.as_deref(), raw.sha256.as_ref(), &env)?;
             let key = Arc::new(key(raw, catalogue)?);
             if keys.names.insert(key.name.clone(), key.clone()).is_some() {
                 let hint = "for a second secret of the same caller, give sha256 a list";
@@ -217,9 +218,9 @@ fn window(text: &str) -> Result<Duration, String> {
         .ok_or(format!("window: expected 1m to 31d, as in \"90m\", \"5h\" or \"30d\", got {text:?}"))
 }
 
-/// The secrets' digests, from the environment or as they stand there.
-fn digests(
-    name: &str,
+/// The secrets' digests, from the environment or as they stand there. `place`: in cortex.toml.
+pub(super) fn digests(
+    place: &str,
     key_env: Option<&str>,
     sha256: Option<&raw::OneOrMany>,
     env: impl Fn(&str) -> Option<String>,
@@ -227,16 +228,16 @@ fn digests(
     match (key_env, sha256) {
         (Some(variable), None) => {
             let value = env(variable).filter(|v| !v.is_empty());
-            let unset = || format!("keys.{name}.key_env: the environment variable {variable} is not set");
+            let unset = || format!("{place}.key_env: the environment variable {variable} is not set");
             Ok(vec![digest(value.ok_or_else(unset)?.as_bytes())])
         }
         (None, Some(hex)) => {
-            let bad = || format!("keys.{name}.sha256: expected 64 hexadecimal digits");
+            let bad = || format!("{place}.sha256: expected 64 hexadecimal digits");
             let digests: Vec<Digest> =
                 hex.all().iter().map(|hex| parse_sha256(hex).ok_or_else(bad)).collect::<Result<_, _>>()?;
             if digests.is_empty() { Err(bad()) } else { Ok(digests) }
         }
-        _ => Err(format!("keys.{name}: exactly one of key_env and sha256 is needed")),
+        _ => Err(format!("{place}: exactly one of key_env and sha256 is needed")),
     }
 }
 

@@ -1,7 +1,6 @@
 //! `CORTEX_GATEWAY__LISTEN=…`: the environment over the file.
 
-use super::{ConfigError, explain, raw};
-use std::net::SocketAddr;
+use super::{Address, ConfigError, explain, raw};
 use std::path::Path;
 use toml::{Table, Value};
 
@@ -38,7 +37,7 @@ pub(super) fn apply(
 pub(super) fn admin_listen(
     path: &Path,
     mut vars: impl Iterator<Item = (String, String)>,
-) -> Result<SocketAddr, ConfigError> {
+) -> Result<Address, ConfigError> {
     const NAME: &str = "CORTEX_GATEWAY__ADMIN_LISTEN";
     let says = |e: &dyn std::fmt::Display| ConfigError::says(path, format!("gateway.admin_listen: {e}"));
     if let Some((_, value)) = vars.find(|(name, _)| name == NAME) {

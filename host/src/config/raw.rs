@@ -1,8 +1,8 @@
 //! cortex.toml as it stands in the file. Every unknown key is an error.
 
+use super::Address;
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
-use std::net::SocketAddr;
 use std::path::PathBuf;
 
 #[derive(Debug, Deserialize, Serialize)]
@@ -19,15 +19,20 @@ pub(super) struct File {
     #[serde(default)]
     pub(super) neurons: Vec<Neuron>,
     #[serde(default)]
+    pub(super) upstreams: Vec<Upstream>,
+    #[serde(default)]
     pub(super) keys: Vec<Key>,
+    #[serde(default)]
+    pub(super) admin_keys: Vec<AdminKey>,
 }
 
 #[derive(Debug, Deserialize, Serialize)]
 #[serde(deny_unknown_fields, default)]
 pub(super) struct Gateway {
-    pub(super) listen: SocketAddr,
-    pub(super) metrics_listen: SocketAddr,
-    pub(super) admin_listen: SocketAddr,
+    pub(super) listen: Address,
+    pub(super) metrics_listen: Address,
+    pub(super) admin_listen: Address,
+    pub(super) tls: Option<Tls>,
     /// The catalogue, relative to this file.
     pub(super) models: Option<String>,
     /// More `[[keys]]`, relative to this file; empty: none.
@@ -40,17 +45,35 @@ pub(super) struct Gateway {
     pub(super) max_wait_secs: f64,
     pub(super) max_waiting: usize,
     pub(super) stall_timeout_secs: f64,
+    pub(super) drain_delay_secs: f64,
     pub(super) drain_secs: f64,
     pub(super) poll_interval_secs: f64,
     pub(super) allow_anonymous: bool,
 }
 
+fn tcp(ip: [u8; 4], port: u16) -> Address {
+    Address::Tcp((ip, port).into())
+}
+
+/// Files, relative to this one.
+#[derive(Debug, Deserialize, Serialize)]
+#[serde(deny_unknown_fields)]
+pub(super) struct Tls {
+    pub(super) certificate: PathBuf,
+    pub(super) key: PathBuf,
+    #[serde(default)]
+    pub(super) admin: bool,
+    #[serde(default)]
+    pub(super) metrics: bool,
+}
+
 impl Default for Gateway {
     fn default() -> Self {
         Self {
-            listen: SocketAddr::from(([0, 0, 0, 0], 31313)),
-            metrics_listen: SocketAddr::from(([0, 0, 0, 0], 31314)),
-            admin_listen: SocketAddr::from(([127, 0, 0, 1], 31315)),
+            listen: tcp([0, 0, 0, 0], 31313),
+            metrics_listen: tcp([0, 0, 0, 0], 31314),
+            admin_listen: tcp([127, 0, 0, 1], 31315),
+            tls: None,
             models: None,
             keys_file: None,
             usage_store: None,
@@ -60,6 +83,7 @@ impl Default for Gateway {
             max_wait_secs: 600.0,
             max_waiting: 4096,
             stall_timeout_secs: 120.0,
+            drain_delay_secs: 0.0,
             drain_secs: 30.0,
             poll_interval_secs: 1.0,
             allow_anonymous: false,
@@ -120,6 +144,25 @@ pub(super) struct Neuron {
     pub(super) name: String,
     pub(super) endpoint: String,
     pub(super) token_env: Option<String>,
+    pub(super) ca_file: Option<PathBuf>,
+}
+
+#[derive(Debug, Deserialize, Serialize)]
+#[serde(deny_unknown_fields)]
+pub(super) struct Upstream {
+    pub(super) name: String,
+    /// With the path of its API: `https://HOST/v1`.
+    pub(super) endpoint: String,
+    pub(super) key_env: Option<String>,
+    #[serde(default)]
+    pub(super) headers: BTreeMap<String, String>,
+    /// From headers to variables that hold their values.
+    #[serde(default)]
+    pub(super) headers_env: BTreeMap<String, String>,
+    pub(super) ca_file: Option<PathBuf>,
+    #[serde(default)]
+    pub(super) models: BTreeMap<String, String>,
+    pub(super) max_concurrent: Option<u32>,
 }
 
 #[derive(Debug, Deserialize, Serialize)]
@@ -138,6 +181,15 @@ pub(super) struct Key {
     #[serde(default)]
     pub(super) caps: Vec<Cap>,
     pub(super) balance: Option<Balance>,
+}
+
+#[derive(Debug, Deserialize, Serialize)]
+#[serde(deny_unknown_fields)]
+pub(super) struct AdminKey {
+    pub(super) name: String,
+    pub(super) key_env: Option<String>,
+    pub(super) sha256: Option<OneOrMany>,
+    pub(super) roles: Vec<super::Role>,
 }
 
 #[derive(Debug, Deserialize, Serialize)]

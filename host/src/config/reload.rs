@@ -33,6 +33,10 @@ impl Config {
             let said = "would remove all [[keys]] and so open the gateway; to mean that, restart";
             return Err(ConfigError::says(path, said));
         }
+        if !old.admin_keys.is_empty() && new.admin_keys.is_empty() {
+            let said = "would remove all [[admin_keys]] and so open /admin; to mean that, restart";
+            return Err(ConfigError::says(path, said));
+        }
         Ok(new)
     }
 }

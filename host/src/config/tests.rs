@@ -20,9 +20,9 @@ const SMALL: &str = "[gateway]\nlisten = \"127.0.0.1:1\"\n[eviction]\nstrategy =
 #[test]
 fn a_small_file_is_complete() {
     let config = load(SMALL, "", &[]).unwrap();
-    assert_eq!(config.neurons[0].endpoint, "http://127.0.0.1:2");
+    assert_eq!(config.nodes[0].access.endpoint, "http://127.0.0.1:2");
     assert_eq!(config.routing_policy, "affinity");
-    assert_eq!(config.admin_listen.port(), 31315);
+    assert_eq!(config.admin_listen.port(), Some(31315));
 }
 
 #[test]
@@ -35,7 +35,7 @@ fn errors_name_line_key_and_what_was_meant() {
     };
     check("[gateway]\nlistne = \"x\"", "", &["cortex.toml:2", "listne", "did you mean `listen`"]);
     check("[gatway]\n", "", &["cortex.toml:1", "did you mean `gateway`"]);
-    check("[gateway]\nlisten = \"nowhere\"", "", &["cortex.toml:2", "socket address"]);
+    check("[gateway]\nlisten = \"nowhere\"", "", &["cortex.toml:2", "expected IP:PORT or unix:"]);
     check("[gateway]\nbody_limit_mb = \"a\"", "", &["cortex.toml:2", "invalid type"]);
     check("[gateway", "", &["cortex.toml:1"]);
     check(SMALL, "[[models]]\nid = \"a/b\"\nvram = 3", &["models.toml:3", "did you mean `vram_mb`"]);
@@ -45,7 +45,7 @@ fn errors_name_line_key_and_what_was_meant() {
         "[[models]]\nid = \"org/llama\"\n[aliases]\nl = \"org/lama\"",
         &["did you mean `org/llama`"],
     );
-    check(SMALL, "[[models]]\nid = \"a/b\"\npinned_on = [\"z\"]", &["pinned on \"z\"", "neurons are a"]);
+    check(SMALL, "[[models]]\nid = \"a/b\"\npinned_on = [\"z\"]", &["pinned on \"z\"", "nodes are a"]);
     check(&format!("{SMALL}token_env = \"NO_SUCH\""), "", &["NO_SUCH", "not set"]);
     check(&SMALL.replace("http://", "ftp://"), "", &["expected http://HOST:PORT"]);
     check(&format!("{SMALL}\n{}", &SMALL[SMALL.find("[[").unwrap()..]), "", &["given twice"]);
@@ -95,7 +95,7 @@ fn the_environment_overrides_the_file() {
         ],
     );
     let config = config.unwrap();
-    assert_eq!(config.listen.port(), 9);
+    assert_eq!(config.listen.port(), Some(9));
     assert_eq!(config.policies.dirs, [PathBuf::from("/p")]);
 
     let error = load(SMALL, "", &[("CORTEX_GATEWAY__LISTNE", "1")]).unwrap_err().to_string();
@@ -181,13 +181,57 @@ fn the_example_files_are_valid() {
         std::iter::empty(),
     )
     .unwrap();
-    assert!(!config.neurons.is_empty() && config.catalogue.models().count() > 0);
+    assert!(!config.nodes.is_empty() && config.catalogue.models().count() > 0);
 
     // What stands there as a comment is as valid.
     let text = std::fs::read_to_string(&path).unwrap();
-    let (_, keys) = text.split_once("# [[keys]]").unwrap();
-    let keys: Vec<&str> = keys.lines().filter_map(|line| line.strip_prefix("# ")).collect();
-    let config = load(&format!("{SMALL}[[keys]]\n{}", keys.join("\n")), "", &[("ALICE_KEY", "secret")]);
-    let alice = config.unwrap().keys.named("alice").cloned().unwrap();
+    let commented = |from: &str| {
+        let (_, rest) = text.split_once(from).unwrap();
+        let lines: Vec<&str> = rest.lines().skip(1).map_while(|line| line.strip_prefix("# ")).collect();
+        format!("{}\n{}\n", from.trim_start_matches("# "), lines.join("\n"))
+    };
+    let all = ["# [[upstreams]]", "# [[admin_keys]]", "# [[keys]]"].map(commented).concat();
+    let env = [("ALICE_KEY", "secret"), ("VLLM_KEY", "secret"), ("OPS_KEY", "secret")];
+    let config = load(&format!("{SMALL}{all}"), "", &env).unwrap();
+    let alice = config.keys.named("alice").cloned().unwrap();
     assert_eq!((alice.limits.caps.len(), alice.limits.balance.nano_usd), (2, Some(200_000_000_000)));
+    assert_eq!(config.nodes[1].access.endpoint, "http://10.0.0.7:8000/v1");
+    assert!(config.admin_keys.of(b"secret").unwrap().may(Role::Viewer));
+}
+
+#[test]
+fn a_node_or_a_certificate_that_cannot_be_meant_is_named() {
+    let upstream =
+        |more: &str| format!("{SMALL}[[upstreams]]\nname = \"u\"\nendpoint = \"http://h\"\n{more}\n");
+    let check = |cortex: &str, parts: &[&str]| {
+        let error = load(cortex, "[[models]]\nid = \"o/a\"\n[aliases]\nx = \"o/a\"\n", &[("E", "a\nb")]);
+        let error = error.unwrap_err().to_string();
+        for part in parts {
+            assert!(error.contains(part), "{error:?} lacks {part:?}");
+        }
+    };
+    check(&upstream("").replace("\"u\"", "\"a\""), &["\"a\" is given twice"]);
+    check(&upstream("key_env = \"NONE\""), &["upstreams.u.key_env", "NONE is not set"]);
+    check(&upstream("key_env = \"E\""), &["upstreams.u.key_env", "cannot be sent"]);
+    check(&upstream("headers = { \"a b\" = \"x\" }"), &["upstreams.u.headers", "\"a b\""]);
+    check(&upstream("headers_env = { x = \"NONE\" }"), &["upstreams.u.headers_env", "NONE is not set"]);
+    check(&upstream("models = { \"o/a\" = \"y\", x = \"z\" }"), &["upstreams.u.models", "\"o/a\""]);
+    check(&upstream("max_concurrent = 0"), &["upstreams.u.max_concurrent"]);
+    check(&upstream("ca_file = \"none.pem\""), &["upstreams.u.ca_file", "none.pem", "cannot be read"]);
+    check(&upstream("token_env = \"E\""), &["token_env", "key_env"]);
+    check(&format!("{SMALL}ca_file = \"none.pem\""), &["neurons.a.ca_file", "none.pem"]);
+    check(
+        "[gateway]\ntls = { certificate = \"none.pem\", key = \"k\" }",
+        &["gateway.tls.certificate", "none.pem"],
+    );
+    check(
+        "[gateway]\ntls = { certificate = \"models.toml\", key = \"models.toml\" }",
+        &["no certificate in it"],
+    );
+    let admin = |more: &str| format!("{SMALL}[[admin_keys]]\nname = \"k\"\n{more}\n");
+    check(&admin("key_env = \"E\"\nroles = []"), &["admin_keys.k.roles"]);
+    check(&admin("roles = [\"viewer\"]"), &["admin_keys.k: exactly one of key_env and sha256"]);
+    check(&admin("key_env = \"E\"\nroles = [\"god\"]"), &["unknown variant `god`", "viewer"]);
+    let config = load(&upstream(""), "", &[]).unwrap();
+    assert_eq!(config.nodes[1].access.endpoint, "http://h/v1");
 }

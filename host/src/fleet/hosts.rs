@@ -1,14 +1,16 @@
 //! What the fleet asks of a node beside inference: a seam, so that hundreds of simulated nodes can be behind
 //! the same code.
 
-use super::Node;
 use super::listen::{Deaf, Listener};
+use super::{Node, offer};
 use crate::upstream::{Upstream, UpstreamError};
 use neuron_protocol::{
     Defragged, Discovery, Health, LoadRequest, LoadResponse, ModelInfo, UnloadRequest, UnloadResponse,
 };
+use serde::Serialize;
+use serde::de::DeserializeOwned;
 use serde_json::json;
-use std::future::Future;
+use std::future::{Future, ready};
 use std::pin::Pin;
 use std::time::Duration;
 
@@ -61,15 +63,24 @@ pub enum Shift {
 
 impl Hosts for Upstream {
     fn health<'a>(&'a self, node: &'a Node) -> Answer<'a, Health> {
-        Box::pin(self.get(&node.peer, "/health", POLL_LIMIT))
+        match node.offer() {
+            Some(offer) => Box::pin(ready(Ok(offer::health(offer)))),
+            None => Box::pin(self.get(&node.peer, "/health", POLL_LIMIT)),
+        }
     }
 
     fn discovery<'a>(&'a self, node: &'a Node) -> Answer<'a, Discovery> {
-        Box::pin(self.get(&node.peer, "/discovery", POLL_LIMIT))
+        match node.offer() {
+            Some(_) => Box::pin(ready(Ok(Discovery::default()))),
+            None => Box::pin(self.get(&node.peer, "/discovery", POLL_LIMIT)),
+        }
     }
 
     fn models<'a>(&'a self, node: &'a Node) -> Answer<'a, Vec<ModelInfo>> {
-        Box::pin(self.get(&node.peer, "/models", POLL_LIMIT))
+        match node.offer() {
+            Some(offer) => Box::pin(offer::models(self, node, offer, POLL_LIMIT)),
+            None => Box::pin(self.get(&node.peer, "/models", POLL_LIMIT)),
+        }
     }
 
     fn load<'a>(
@@ -78,7 +89,7 @@ impl Hosts for Upstream {
         request: &'a LoadRequest,
         limit: Duration,
     ) -> Answer<'a, LoadResponse> {
-        Box::pin(self.post(&node.peer, "/models/load", request, limit))
+        told(self, node, "/models/load", request, limit)
     }
 
     fn unload<'a>(
@@ -87,7 +98,7 @@ impl Hosts for Upstream {
         request: &'a UnloadRequest,
         limit: Duration,
     ) -> Answer<'a, UnloadResponse> {
-        Box::pin(self.post(&node.peer, "/models/unload", request, limit))
+        told(self, node, "/models/unload", request, limit)
     }
 
     fn shift<'a>(
@@ -101,17 +112,34 @@ impl Hosts for Upstream {
             Shift::Park => "/models/park",
             Shift::Wake => "/models/wake",
         };
-        Box::pin(async move { self.post(&node.peer, path, &json!({"model_id": model}), limit).await })
+        told(self, node, path, json!({"model_id": model}), limit)
     }
 
     fn defrag<'a>(&'a self, node: &'a Node) -> Answer<'a, Defragged> {
-        Box::pin(async move { self.post(&node.peer, "/defrag", &json!({}), DEFRAG_LIMIT).await })
+        told(self, node, "/defrag", json!({}), DEFRAG_LIMIT)
     }
 
     fn listen<'a>(
         &'a self,
         node: &'a Node,
     ) -> Pin<Box<dyn Future<Output = Result<Listener, Deaf>> + Send + 'a>> {
-        Box::pin(Listener::open(self, &node.peer))
+        match node.offer() {
+            Some(_) => Box::pin(ready(Err(Deaf::Unknown))),
+            None => Box::pin(Listener::open(self, &node.peer)),
+        }
+    }
+}
+
+/// What changes something there.
+fn told<'a, T: DeserializeOwned + Send + 'a>(
+    upstream: &'a Upstream,
+    node: &'a Node,
+    path: &'static str,
+    body: impl Serialize + Send + Sync + 'a,
+    limit: Duration,
+) -> Answer<'a, T> {
+    match node.offer() {
+        Some(_) => Box::pin(ready(Err(offer::not_ours(node)))),
+        None => Box::pin(async move { upstream.post(&node.peer, path, &body, limit).await }),
     }
 }

@@ -1,8 +1,9 @@
 use super::assumed::{self, Assumed, Assumption};
 use super::index::{ByName, Names, hash_of};
+use super::offer;
 use super::prefixes::{Conversation, Prefixes};
 use super::usage::{ModelUse, Signals};
-use crate::config;
+use crate::config::{self, Offer, Serves};
 use crate::upstream::{BadPeer, Peer};
 use arc_swap::ArcSwap;
 use neuron_protocol::{Discovery, Health, LoadProgress, ModelInfo, ModelLoad};
@@ -16,7 +17,7 @@ use tokio::time::Instant;
 pub struct Node {
     pub name: String,
     pub peer: Peer,
-    pub(super) config: config::Neuron,
+    pub(super) config: config::NodeConfig,
     /// Wakes its poller: something happened that the last poll has not seen.
     pub(super) poke: Notify,
     /// Held over a load and what makes room for it: two at once would count on the same memory.
@@ -88,10 +89,10 @@ pub struct NodeView {
 
 impl Node {
     /// Errors where it has no address, or the token cannot be sent in a header.
-    pub fn new(config: &config::Neuron) -> Result<Self, BadPeer> {
+    pub fn new(config: &config::NodeConfig) -> Result<Self, BadPeer> {
         Ok(Self {
             name: config.name.clone(),
-            peer: Peer::new(&config.endpoint, config.token.as_deref())?,
+            peer: Peer::open(&config.access)?,
             config: config.clone(),
             poke: Notify::new(),
             loading: tokio::sync::Mutex::default(),
@@ -160,6 +161,19 @@ impl Node {
         self.cycles.fetch_add(1, Ordering::Relaxed);
     }
 
+    /// What it has, where it is no neuron.
+    pub fn offer(&self) -> Option<&Offer> {
+        match &self.config.serves {
+            Serves::Neuron => None,
+            Serves::Upstream(offer) => Some(offer),
+        }
+    }
+
+    /// Its own name for a model that its view calls `model`.
+    pub fn name_of<'a>(&'a self, model: &'a str) -> &'a str {
+        self.offer().map_or(model, |known| offer::name(known, model))
+    }
+
     /// Asks for a poll now.
     pub fn poke(&self) {
         self.poke.notify_one();
@@ -220,6 +234,11 @@ impl NodeView {
     pub fn assume(&self, model: &str, conversation: &Conversation<'_>) -> Option<Assumption> {
         self.prefixes.as_ref()?;
         Assumption::new(&self.node, conversation.entries(model), conversation.lengths())
+    }
+
+    /// Nobody knows yet what it has.
+    pub(crate) fn is_unseen(&self) -> bool {
+        self.state == NodeState::Down && self.missed == 0 && self.proof == 0
     }
 
     pub fn reachable(&self) -> bool {

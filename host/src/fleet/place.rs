@@ -145,6 +145,8 @@ fn why_not(view: &NodeView, model: &Model, catalogued: bool) -> String {
         format!("has it and cannot serve it ({reason})")
     } else if !catalogued {
         "does not have it".to_owned()
+    } else if view.node.offer().is_some() {
+        "is an upstream that does not have it".to_owned()
     } else if !model.allowed_on(&view.node.name) {
         "is not in its pinned_on".to_owned()
     } else if !view.discovery.harnesses.contains(&model.harness) {

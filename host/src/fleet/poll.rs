@@ -23,6 +23,8 @@ const FLAPS: u32 = 3;
 const STEADY: Duration = Duration::from_secs(60);
 /// Good polls in a row that an unsteady node is up after.
 const PROOF: u32 = 10;
+/// An upstream that is up is asked this many times less often.
+const UPSTREAM_PATIENCE: u32 = 10;
 
 /// The polling tasks of all nodes.
 pub struct Pollers {
@@ -64,21 +66,21 @@ impl Pollers {
     pub fn apply(&self, config: &Config) {
         let mut running = self.running.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
         let (mut next, mut new, mut kept) = (Vec::new(), Vec::new(), Vec::new());
-        for neuron in &config.neurons {
-            if let Some(at) = running.iter().position(|(node, _)| node.config == *neuron) {
+        for member in &config.nodes {
+            if let Some(at) = running.iter().position(|(node, _)| node.config == *member) {
                 let member = running.swap_remove(at);
                 kept.push(member.0.clone());
                 next.push(member);
                 continue;
             }
-            match Node::new(neuron) {
+            match Node::new(member) {
                 Ok(node) => {
                     let member = (Arc::new(node), self.shutdown.child_token());
                     new.push(member.clone());
                     next.push(member);
                 }
                 Err(error) => {
-                    tracing::error!(node = neuron.name, %error, "it is left out")
+                    tracing::error!(node = member.name, %error, "it is left out")
                 }
             }
         }
@@ -105,7 +107,7 @@ impl Pollers {
                     record(&metrics, &view);
                     publish(&fleet, &config, view.clone());
                     ear.turn_to(&*hosts, &view, uptime).await;
-                    let next = tokio::time::sleep(config.load().poll_interval);
+                    let next = tokio::time::sleep(pause(&config.load(), &view));
                     tokio::select! {
                         () = node.poke.notified() => {}
                         () = next => {}
@@ -122,6 +124,12 @@ impl Pollers {
         };
         self.tasks.spawn_on(task, &self.runtime);
     }
+}
+
+/// Between two looks. An upstream may be somebody else's, and count them.
+fn pause(config: &Config, view: &NodeView) -> Duration {
+    let is_patient = view.node.offer().is_some() && view.state == NodeState::Up;
+    config.poll_interval * if is_patient { UPSTREAM_PATIENCE } else { 1 }
 }
 
 /// Listens to a node that can be listened to.
@@ -255,7 +263,7 @@ async fn look(hosts: &dyn Hosts, last: NodeView) -> NodeView {
 
 /// Two gateways on one fleet need conditions on unloads, lest one takes what the other uses.
 fn say_what_it_lacks(node: &Node, discovery: &Discovery) {
-    if !discovery.has(feature::CONDITIONAL_UNLOAD) {
+    if node.offer().is_none() && !discovery.has(feature::CONDITIONAL_UNLOAD) {
         tracing::info!(
             node = node.name,
             "it unloads without conditions: no other gateway may load and unload there"

@@ -34,6 +34,9 @@ impl Standing {
         model: &Model,
         info: &ModelInfo,
     ) -> Self {
+        if view.node.offer().is_some() {
+            return Self::Stays;
+        }
         let catalogued = config.catalogue.on_node(&info.id);
         let id = catalogued.map_or(info.id.as_str(), |m| m.id.as_str());
         let pinned = catalogued.is_some_and(|m| m.pinned) || loads.fleet.is_pinned(id);

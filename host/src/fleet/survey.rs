@@ -122,15 +122,17 @@ impl Row {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::config::Neuron;
+    use crate::config::{NodeConfig, Serves};
     use crate::facts::state;
     use crate::fleet::{Draining, FleetState, Node, NodeState};
     use crate::policy::Topology;
+    use crate::upstream::Access;
     use neuron_protocol::{DeviceHealth, ModelInfo, ModelStatus};
 
     fn node(name: &str) -> Arc<Node> {
-        let neuron = Neuron { name: name.into(), endpoint: "http://127.0.0.1:1".into(), token: None };
-        Arc::new(Node::new(&neuron).unwrap())
+        let access = Access { endpoint: "http://127.0.0.1:1".into(), ..Access::default() };
+        let config = NodeConfig { name: name.into(), access, serves: Serves::Neuron };
+        Arc::new(Node::new(&config).unwrap())
     }
 
     fn facts(survey: &mut Survey, fleet: &FleetState, model: &Model) -> Vec<NodeFacts> {

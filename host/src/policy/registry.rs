@@ -160,6 +160,10 @@ impl Registry {
         self.replay.clone()
     }
 
+    pub(super) fn sources(&self) -> (Sources, Arc<PolicyEngine>) {
+        (self.lock().sources.clone(), self.engine.clone())
+    }
+
     pub fn dirs(&self) -> Vec<PathBuf> {
         self.lock().sources.dirs.clone()
     }

@@ -209,11 +209,21 @@ impl Work {
         let (routed, arm) = route(self)?;
         self.notes.arm = arm;
         match self.but_for(routed, round)? {
-            Routed::Nodes(nodes) if !nodes.is_empty() => {
-                let (view, waited, seat) = (nodes[0].clone(), Duration::ZERO, Seat::aside());
-                Ok(Granted { view, seat, waited, cold: None })
+            // Others' servers cannot.
+            Routed::Nodes(mut nodes) => match nodes.iter().position(|view| view.node.offer().is_none()) {
+                Some(first) => {
+                    let (view, seat) = (nodes.swap_remove(first), Seat::aside());
+                    Ok(Granted { view, seat, waited: Duration::ZERO, cold: None })
+                }
+                None => {
+                    let id = &self.target.model.id;
+                    let message = format!("{id} is at an upstream, and none of those counts tokens");
+                    Err(Refusal::new(StatusCode::NOT_IMPLEMENTED, "not_supported", message))
+                }
+            },
+            Routed::Wait(_) => {
+                Err(Refusal::unavailable("no_node", "no neuron could serve the request", RETRY))
             }
-            _ => Err(Refusal::unavailable("no_node", "no neuron could serve the request", RETRY)),
         }
     }
 
@@ -238,7 +248,7 @@ impl Work {
         let fleet = self.gateway.fleet.now();
         let fresh = fleet.view(&view.node).unwrap_or(view);
         let name = match find(fresh, &self.target.model) {
-            Some(found) => found.info.id.clone(),
+            Some(found) => view.node.name_of(&found.info.id).to_owned(),
             None => self.target.model.node_id(),
         };
         let conversation = self.asked.conversation(&self.tenant);

@@ -28,7 +28,7 @@ pub(super) fn authenticate(config: &Config, from: IpAddr, headers: &HeaderMap) -
 }
 
 /// OpenAI's clients send a bearer token, Anthropic's either that or x-api-key.
-fn presented(headers: &HeaderMap) -> Option<&[u8]> {
+pub(crate) fn presented(headers: &HeaderMap) -> Option<&[u8]> {
     let bearer = headers.get(header::AUTHORIZATION).map(|v| v.as_bytes());
     let bearer = bearer.and_then(|v| v.strip_prefix(b"Bearer ").or(v.strip_prefix(b"bearer ")));
     bearer.or(headers.get("x-api-key").map(|v| v.as_bytes()))

@@ -1,6 +1,7 @@
 //! The request to a node, up to the point where its status is settled.
 
 use super::acquire::Work;
+use super::recognise::Inference;
 use crate::fleet::{Assumption, Node, Seat};
 use crate::refusal::{LONGEST_RETRY, Refusal};
 use crate::sse::Framer;
@@ -20,7 +21,7 @@ const RETRY: Duration = Duration::from_secs(2);
 
 /// An answer that has begun well.
 pub(super) enum Started {
-    Whole { status: u16, body: Bytes, node_model: String },
+    Whole { status: u16, body: Bytes, node_model: Option<String> },
     Stream(Box<Flow>),
 }
 
@@ -30,8 +31,8 @@ pub(super) struct Flow {
     pub(super) framer: Framer,
     pub(super) body: Body,
     pub(super) node: String,
-    /// The model under the node's name.
-    pub(super) node_model: String,
+    /// The name that it answers under, where that is known: an upstream's may be any.
+    pub(super) node_model: Option<String>,
     pub(super) seat: Seat,
     /// Until the answer's end the node is taken to hold the conversation.
     pub(super) assumed: Option<Assumption>,
@@ -62,13 +63,17 @@ pub(super) async fn forward(
     if let Ok(id) = HeaderValue::try_from(&work.request_id) {
         headers.insert("x-request-id", id);
     }
-    // Nodes share fairly among tenants, and let none see what another's cache holds.
-    if let Ok(tenant) = HeaderValue::try_from(&work.tenant) {
+    // Nodes share fairly among tenants, and let none see what another's cache holds. To others' servers they are
+    // nobody's business.
+    if node.offer().is_none()
+        && let Ok(tenant) = HeaderValue::try_from(&work.tenant)
+    {
         headers.insert("x-cortex-tenant", tenant);
     }
     let deadline = if work.asked.stream { deadline } else { deadline + WHOLE_ANSWER };
     let body = work.asked.for_node(model);
-    let sending = work.gateway.upstream.send(&node.peer, Method::POST, work.kind.path(), &headers, body);
+    let sending =
+        work.gateway.upstream.send(&node.peer, Method::POST, path_on(node, work.kind), &headers, body);
     let sent = tokio::time::timeout_at(deadline, while_up(work, node, sending)).await;
     let response = sent.map_err(|_| Failed::Final(too_late(node)))?;
     let response = response.map_err(|error| elsewhere(node, &error))?;
@@ -80,9 +85,29 @@ pub(super) async fn forward(
     let whole = while_up(work, node, body.whole(ANSWER_LIMIT)).await;
     let body = whole.map_err(|error| elsewhere(node, &error))?;
     if parts.status.is_success() {
-        return Ok(Started::Whole { status: parts.status.as_u16(), body, node_model: model.to_owned() });
+        return Ok(Started::Whole {
+            status: parts.status.as_u16(),
+            body,
+            node_model: answers_as(node, model),
+        });
+    }
+    // It says so in words of its own, and whether it has the model is for another poll to see.
+    if parts.status == StatusCode::NOT_FOUND && node.offer().is_some() {
+        let said = String::from_utf8_lossy(&body[..body.len().min(200)]).into_owned();
+        let message = format!("upstream {} does not serve {model}: {said}", node.name);
+        return Err(Failed::Elsewhere(Refusal::new(StatusCode::BAD_GATEWAY, "node_refused", message)));
     }
     Err(refused(parts.status, &parts.headers, body))
+}
+
+fn answers_as(node: &Node, model: &str) -> Option<String> {
+    node.offer().is_none().then(|| model.to_owned())
+}
+
+/// An upstream's endpoint ends where SDKs' base URLs do.
+fn path_on(node: &Node, kind: Inference) -> &'static str {
+    let path = kind.path();
+    if node.offer().is_some() { path.strip_prefix("/v1").unwrap_or(path) } else { path }
 }
 
 /// What comes of `exchange`, unless the polls find the node down first: a host that froze or lost its
@@ -138,7 +163,7 @@ async fn first_event(
             return Err(refusal);
         }
         let first = if before.is_empty() { first } else { [&before[..], &first].concat().into() };
-        let (node, node_model) = (node.name.clone(), model.to_owned());
+        let (node, node_model) = (node.name.clone(), answers_as(node, model));
         return Ok(Started::Stream(Box::new(Flow {
             first,
             framer,

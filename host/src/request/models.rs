@@ -95,12 +95,20 @@ pub(super) fn alive(_gateway: &Gateway) -> Reply {
     reply(&json!({"name": "cortex", "version": env!("CARGO_PKG_VERSION")}))
 }
 
-/// `GET /health`: 200 while the process serves, with how much of the fleet does.
+/// `GET /health`: 200 while the process serves, with how much of the fleet does; 503 once it is about to end.
 pub(super) fn health(gateway: &Gateway) -> Reply {
     let fleet = gateway.fleet.now();
     let up = fleet.nodes.iter().filter(|v| v.reachable()).count();
-    let status = if up > 0 { "ok" } else { "no node is up" };
-    reply(&json!({"status": status, "nodes": fleet.nodes.len(), "nodes_up": up}))
+    let leaving = gateway.is_leaving();
+    let status = if leaving {
+        "shutting down"
+    } else if up > 0 {
+        "ok"
+    } else {
+        "no node is up"
+    };
+    let answer = reply(&json!({"status": status, "nodes": fleet.nodes.len(), "nodes_up": up}));
+    Reply { status: if leaving { 503 } else { 200 }, ..answer }
 }
 
 fn reply(value: &Value) -> Reply {

@@ -83,6 +83,11 @@ const NATIVE_PATHS: [&str; 7] = [
     "/health",
 ];
 
+/// Whether it only looks if somebody is there.
+pub(super) fn is_probe(path: &str) -> bool {
+    matches!(path, "/" | "/health")
+}
+
 /// `None` where the gateway has no such call.
 pub(super) fn native(method: &str, path: &str) -> Option<Native> {
     let inference = [Inference::Chat, Inference::Completion, Inference::Embedding, Inference::Tokenize];

@@ -76,7 +76,7 @@ impl Gather {
 /// What is done to a native stream, and what was seen in it.
 struct Tidy {
     /// The node's name for the model, and the client's.
-    rename: Option<(String, String)>,
+    rename: Option<String>,
     hide_usage: bool,
     /// A finish reason or the closing mark has come: the answer is whole.
     complete: bool,
@@ -85,6 +85,8 @@ struct Tidy {
 /// The part of a chunk that is acted on.
 #[derive(Deserialize)]
 struct Chunk<'a> {
+    #[serde(default, borrow)]
+    model: Option<&'a RawValue>,
     #[serde(default, borrow)]
     choices: Vec<Choice<'a>>,
     #[serde(default)]
@@ -135,7 +137,7 @@ pub(super) struct PromptDetails {
 impl Relay {
     pub(super) fn new(flow: Flow, client_model: &str, hide_usage: bool, stall_timeout: Duration) -> Self {
         let Flow { first, framer, body, node, node_model, seat, assumed } = flow;
-        let rename = (node_model != client_model).then(|| (node_model, client_model.to_owned()));
+        let rename = (node_model.as_deref() != Some(client_model)).then(|| client_model.to_owned());
         Self {
             first: Some(first),
             framer,
@@ -257,8 +259,7 @@ impl Tidy {
         if self.hide_usage && chunk.choices.is_empty() && chunk.usage.is_some() {
             return Some(Vec::new());
         }
-        let (from, to) = self.rename.as_ref()?;
-        rename(event.0, from, to)
+        replace_model(event.0, chunk.model?.get(), self.rename.as_ref()?)
     }
 }
 
@@ -271,9 +272,19 @@ fn says_something(choice: &Choice<'_>) -> bool {
     in_delta || told(choice.text)
 }
 
-/// Replaces the value of the first `"model"` where it is `from`. Inside a JSON string quotes are escaped,
-/// so what a model says cannot be mistaken for the key.
-pub(super) fn rename(json: &[u8], from: &str, to: &str) -> Option<Vec<u8>> {
+/// The answer with its `"model"` under another name; `None` where there is nothing to change.
+pub(super) fn rename(json: &[u8], to: &str) -> Option<Vec<u8>> {
+    #[derive(Deserialize)]
+    struct Named<'a> {
+        #[serde(borrow)]
+        model: &'a RawValue,
+    }
+    replace_model(json, serde_json::from_slice::<Named<'_>>(json).ok()?.model.get(), to)
+}
+
+/// Replaces the value of the first `"model"` where it is `from`, as it is written. Inside a JSON string quotes are
+/// escaped, so what a model says cannot be mistaken for the key.
+fn replace_model(json: &[u8], from: &str, to: &str) -> Option<Vec<u8>> {
     const KEY: &[u8] = b"\"model\"";
     let skip_space = |mut at: usize| {
         while json.get(at).is_some_and(u8::is_ascii_whitespace) {
@@ -281,14 +292,15 @@ pub(super) fn rename(json: &[u8], from: &str, to: &str) -> Option<Vec<u8>> {
         }
         at
     };
+    let to = serde_json::Value::from(to).to_string();
+    if from == to {
+        return None;
+    }
     let key = memchr::memmem::find(json, KEY)?;
     let colon = skip_space(key + KEY.len());
     let value = skip_space(colon + usize::from(json.get(colon) == Some(&b':')));
-    let from = serde_json::Value::from(from).to_string();
-    json[value..].starts_with(from.as_bytes()).then(|| {
-        let to = serde_json::Value::from(to).to_string();
-        [&json[..value], to.as_bytes(), &json[value + from.len()..]].concat()
-    })
+    let is_it = json[value..].starts_with(from.as_bytes());
+    is_it.then(|| [&json[..value], to.as_bytes(), &json[value + from.len()..]].concat())
 }
 
 #[cfg(test)]
@@ -298,12 +310,13 @@ mod tests {
     #[test]
     fn renames_the_key_and_nothing_that_looks_like_it() {
         let check = |json: &str, want: Option<&str>| {
-            let got = rename(json.as_bytes(), "a", "b").map(|out| String::from_utf8(out).unwrap());
+            let got = rename(json.as_bytes(), "b").map(|out| String::from_utf8(out).unwrap());
             assert_eq!(got.as_deref(), want, "{json}");
         };
         check(r#"{"model":"a","x":1}"#, Some(r#"{"model":"b","x":1}"#));
-        check(r#"{"model" : "a"}"#, Some(r#"{"model" : "b"}"#));
-        check(r#"{"model":"c"}"#, None);
+        check(r#"{"model" : "/a/\"c.gguf"}"#, Some(r#"{"model" : "b"}"#));
+        check(r#"{"model":null}"#, Some(r#"{"model":"b"}"#));
+        check(r#"{"model":"b"}"#, None);
         check(r#"{"content":"say \"model\":\"a\""}"#, None);
         check(r#"{"model""#, None);
         check("", None);

@@ -98,9 +98,9 @@ fn whole(started: Started, setting: &Setting, ledger: &mut Ledger) -> Result<Ans
     if let Ok(Metered { usage: Some(usage) }) = serde_json::from_slice(&body) {
         ledger.usage(usage);
     }
-    let renamed = match node_model == setting.client_model {
+    let renamed = match node_model.as_ref() == Some(&setting.client_model) {
         true => None,
-        false => rename(&body, &node_model, &setting.client_model),
+        false => rename(&body, &setting.client_model),
     };
     let headers = vec![("content-type".to_owned(), "application/json".to_owned())];
     Ok(Answer::Reply(Reply { status, headers, body: renamed.unwrap_or_else(|| body.to_vec()) }))

@@ -4,6 +4,7 @@ use super::UpstreamError;
 use super::chunked::Chunked;
 use super::head::Length;
 use super::pool::Pool;
+use crate::net::Stream;
 use bytes::Bytes;
 use std::cell::RefCell;
 use std::future::poll_fn;
@@ -11,7 +12,6 @@ use std::pin::Pin;
 use std::sync::Arc;
 use std::task::{Context, Poll, ready};
 use tokio::io::{AsyncRead, ReadBuf};
-use tokio::net::TcpStream;
 
 /// Bytes that are read at once; what they come into is each thread's, not each connection's: ten thousand
 /// streams that say nothing need none.
@@ -25,7 +25,7 @@ thread_local! {
 #[derive(Debug)]
 pub struct Body {
     /// `None` once all has been read.
-    stream: Option<TcpStream>,
+    stream: Option<Stream>,
     pool: Arc<Pool>,
     /// The connection may go back into the pool.
     stays_open: bool,
@@ -47,7 +47,7 @@ enum Rest {
 impl Body {
     /// `came`: bytes that were read behind the head.
     pub(super) fn new(
-        stream: TcpStream,
+        stream: Stream,
         pool: Arc<Pool>,
         length: Length,
         stays_open: bool,

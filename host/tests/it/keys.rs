@@ -12,12 +12,7 @@ const MODELS: &str =
     "[[models]]\nid = \"m\"\ncost = { input = 1.0, output = 2.0 }\n[[models]]\nid = \"secret\"\n";
 
 fn key(name: &str, more: &str) -> String {
-    use std::fmt::Write as _;
-    let digest = cortex::config::digest(name.as_bytes());
-    let hex = digest.iter().fold(String::new(), |mut hex, byte| {
-        write!(hex, "{byte:02x}").unwrap();
-        hex
-    });
+    let hex = crate::support::hex(&cortex::config::digest(name.as_bytes()));
     format!("[[keys]]\nname = \"{name}\"\nsha256 = \"{hex}\"\n{more}\n")
 }
 

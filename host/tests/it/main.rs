@@ -5,6 +5,7 @@
 
 mod support;
 
+mod admin;
 mod assumed;
 mod attacks;
 mod beside;
@@ -16,6 +17,7 @@ mod faults;
 mod fleet;
 mod frozen;
 mod gate;
+mod handover;
 mod keys;
 mod pair;
 mod reload;
@@ -24,5 +26,7 @@ mod shutdown;
 mod simulation;
 mod streams;
 mod swaps;
+mod tls;
 mod two;
 mod upstream;
+mod upstreams;

@@ -1,6 +1,6 @@
 //! The gateway's own client of its nodes, against bytes that a library's server would not write.
 
-use cortex::upstream::{Peer, Upstream, UpstreamError};
+use cortex::upstream::{Access, Peer, Upstream, UpstreamError};
 use http::{HeaderMap, Method, StatusCode};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
@@ -88,12 +88,25 @@ async fn bytes_before_a_malformed_chunk_are_not_lost() {
 }
 
 #[test]
-fn an_endpoint_is_a_host_and_a_port() {
-    for good in ["http://127.0.0.1:1", "http://[::1]:1", "http://host"] {
+fn an_endpoint_says_where_and_through_what() {
+    for good in ["http://127.0.0.1:1", "http://[::1]:1", "http://host", "https://h/v1", "unix:/run/node.sock"]
+    {
         assert!(Peer::new(good, Some("t")).is_ok(), "{good}");
     }
-    for bad in ["https://h", "http://h/v1", "http://u:p@h", "h:1", "", "http://h?x"] {
+    for bad in ["ftp://h", "http://u:p@h", "h:1", "", "http://h?x", "unix:relative"] {
         assert!(Peer::new(bad, None).is_err(), "{bad}");
     }
     assert!(Peer::new("http://h", Some("a\nb")).is_err());
+    let header = |name: &str, value: &str| {
+        let headers = vec![(name.to_owned(), value.to_owned())];
+        Peer::open(&Access { endpoint: "http://h".into(), headers, ..Access::default() })
+    };
+    assert!(header("x-team", "blue").is_ok());
+    for (name, value) in [("x team", "b"), ("x", "a\nb"), ("Host", "h"), ("content-length", "0")] {
+        assert_eq!(header(name, value).unwrap_err().key(), "headers", "{name}");
+    }
+    for ca in ["", "-----BEGIN CERTIFICATE-----\nAAAA\n-----END CERTIFICATE-----\n"] {
+        let access = Access { endpoint: "https://h".into(), ca: Some(ca.into()), ..Access::default() };
+        assert_eq!(Peer::open(&access).unwrap_err().key(), "ca_file");
+    }
 }

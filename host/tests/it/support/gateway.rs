@@ -36,7 +36,33 @@ impl TestGateway {
         models: &str,
         more: &str,
     ) -> Self {
-        let dir = tempfile::tempdir().unwrap();
+        let running = Self::start_in(tempfile::tempdir().unwrap(), nodes, names, gateway, models, more).await;
+        running
+            .until("all nodes are up", |s| s["nodes"].as_array().unwrap().iter().all(|n| n["state"] == "up"))
+            .await;
+        running
+    }
+
+    /// With nodes that need not come up.
+    pub async fn start_unready(more: &str) -> Self {
+        Self::start_in(tempfile::tempdir().unwrap(), &[], &[], "", "", more).await
+    }
+
+    /// Whose admin address wants a key; tests have this one, where a call says nothing else.
+    pub async fn start_locked(nodes: &[&TestNode], gateway: &str, more: &str, key: &str) -> Self {
+        let mut running = Self::start_in(tempfile::tempdir().unwrap(), nodes, &[], gateway, "", more).await;
+        running.admin.bearer = Some(key.to_owned());
+        running
+    }
+
+    async fn start_in(
+        dir: TempDir,
+        nodes: &[&TestNode],
+        names: &[&str],
+        gateway: &str,
+        models: &str,
+        more: &str,
+    ) -> Self {
         let policies = dir.path().join("policies");
         std::fs::create_dir(&policies).unwrap();
         for name in names {
@@ -52,11 +78,7 @@ impl TestGateway {
         let gateway = tokio::task::block_in_place(|| Gateway::new(config, path)).unwrap();
         let watches = Watches::start(&gateway).unwrap();
         let serving = spawn(listeners.serve(gateway.clone()));
-        let running = Self { gateway, client: clients, admin, metrics, dir, serving, _watches: watches };
-        running
-            .until("all nodes are up", |s| s["nodes"].as_array().unwrap().iter().all(|n| n["state"] == "up"))
-            .await;
-        running
+        Self { gateway, client: clients, admin, metrics, dir, serving, _watches: watches }
     }
 
     pub fn policies(&self) -> PathBuf {
@@ -91,10 +113,16 @@ impl Drop for TestGateway {
     }
 }
 
+/// Whether another could listen where the configuration in `dir` says.
+pub async fn try_start(dir: &Path) -> anyhow::Result<()> {
+    Listeners::bind(&Config::load(&dir.join("cortex.toml"))?).await.map(drop)
+}
+
 pub fn config(nodes: &[&TestNode], gateway: &str, more: &str) -> String {
     let poll = if gateway.contains("poll_interval") { "" } else { "poll_interval_secs = 0.1\n" };
+    let listen = if gateway.contains("listen = \"unix:") { "" } else { "listen = \"127.0.0.1:0\"\n" };
     let mut text = format!(
-        "[gateway]\nlisten = \"127.0.0.1:0\"\nmetrics_listen = \"127.0.0.1:0\"\nadmin_listen = \"127.0.0.1:0\"\n\
+        "[gateway]\n{listen}metrics_listen = \"127.0.0.1:0\"\nadmin_listen = \"127.0.0.1:0\"\n\
          {poll}drain_secs = 1.0\n{gateway}\n[policies]\ndirs = [\"policies\"]\ncache_dir = \"compiled\"\n"
     );
     for (at, node) in nodes.iter().enumerate() {

@@ -14,6 +14,8 @@ use tokio::net::TcpStream;
 pub struct Client {
     inner: Inner<HttpConnector, Full<Bytes>>,
     pub base: String,
+    /// Sent where a call says nothing else.
+    pub bearer: Option<String>,
 }
 
 pub struct Answer {
@@ -30,7 +32,11 @@ pub struct Stream {
 
 impl Client {
     pub fn new(base: &str) -> Self {
-        Self { inner: Inner::builder(TokioExecutor::new()).build_http(), base: base.to_owned() }
+        Self { inner: Inner::builder(TokioExecutor::new()).build_http(), base: base.to_owned(), bearer: None }
+    }
+
+    pub fn address(&self) -> std::net::SocketAddr {
+        self.base.strip_prefix("http://").unwrap().parse().unwrap()
     }
 
     pub async fn send(
@@ -41,6 +47,11 @@ impl Client {
         body: impl Into<Bytes>,
     ) -> http::Response<Incoming> {
         let mut request = http::Request::builder().method(method).uri(format!("{}{path}", self.base));
+        let bearer =
+            self.bearer.as_ref().filter(|_| !headers.iter().any(|(name, _)| *name == "authorization"));
+        if let Some(key) = bearer {
+            request = request.header("authorization", format!("Bearer {key}"));
+        }
         for (name, value) in headers {
             request = request.header(*name, *value);
         }

@@ -40,6 +40,8 @@ pub struct Inner {
     pub always: Option<Reply>,
     /// Path and body of every inference call.
     pub asked: Vec<(String, Value)>,
+    /// Their headers.
+    pub headers: Vec<http::HeaderMap>,
     pub loads: Vec<LoadRequest>,
     pub unloads: Vec<String>,
     /// Refuses loads with this.
@@ -142,6 +144,7 @@ impl TestNode {
             .route("/watch", routing::get(watch))
             .route("/health", routing::get(health))
             .route("/models", routing::get(models))
+            .route("/v1/models", routing::get(listed))
             .route("/models/load", routing::post(load))
             .route("/models/unload", routing::post(unload))
             .route("/models/park", routing::post(park))
@@ -243,6 +246,13 @@ async fn models(State(inner): Shared) -> Json<Vec<ModelInfo>> {
     Json(inner.models.iter().map(shown).collect())
 }
 
+/// As servers list them that are no neurons.
+async fn listed(State(inner): Shared) -> Response {
+    let inner = inner.lock().unwrap();
+    let data: Vec<Value> = inner.models.iter().map(|m| json!({"id": m.id, "object": "model"})).collect();
+    whole(if inner.sick { 500 } else { 200 }, &json!({"object": "list", "data": data}))
+}
+
 /// Takes the memory at once, as a real one does, and is loaded after `load_takes`.
 async fn load(State(inner): Shared, Json(request): Json<LoadRequest>) -> Response {
     let takes = {
@@ -314,12 +324,13 @@ async fn defrag(State(inner): Shared) -> Response {
 }
 
 async fn infer(State(inner): Shared, request: Request) -> Response {
-    let path = request.uri().path().to_owned();
+    let (path, headers) = (request.uri().path().to_owned(), request.headers().clone());
     let body = axum::body::to_bytes(request.into_body(), 64 << 20).await.unwrap();
     let reply = {
         let mut inner = inner.lock().unwrap();
         let body: Value = serde_json::from_slice(&body).unwrap_or_default();
         inner.asked.push((path, body));
+        inner.headers.push(headers);
         inner
             .replies
             .pop_front()

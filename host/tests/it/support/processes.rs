@@ -22,9 +22,22 @@ impl Process {
     fn start(binary: &Path, config: &Path, env: &[(&str, &str)]) -> Self {
         assert!(binary.exists(), "{} is missing: run `cargo build --workspace` first", binary.display());
         let mut command = Command::new(binary);
-        command.args(["serve", "--config"]).arg(config).stdout(Stdio::null()).stderr(Stdio::piped());
-        let mut child =
-            command.env("RUST_LOG", "info").env("NO_COLOR", "1").envs(env.iter().copied()).spawn().unwrap();
+        command.args(["serve", "--config"]).arg(config).envs(env.iter().copied());
+        Self::run(&mut command)
+    }
+
+    /// A gateway on a socket that somebody else holds, as service managers start it.
+    pub fn start_on(socket: &std::net::TcpListener, config: &Path) -> Self {
+        let script = "exec 3<&0 0</dev/null; LISTEN_FDS=1 LISTEN_PID=$$ exec \"$0\" serve --config \"$1\"";
+        let mut command = Command::new("sh");
+        command.args(["-c", script, env!("CARGO_BIN_EXE_cortex")]).arg(config);
+        command.stdin(std::os::fd::OwnedFd::from(socket.try_clone().unwrap()));
+        Self::run(&mut command)
+    }
+
+    fn run(command: &mut Command) -> Self {
+        command.stdout(Stdio::null()).stderr(Stdio::piped()).env("RUST_LOG", "info").env("NO_COLOR", "1");
+        let mut child = command.spawn().unwrap();
         let stderr = BufReader::new(child.stderr.take().unwrap());
         let (sender, log) = sync_channel(10_000);
         std::thread::Builder::new()
@@ -37,8 +50,16 @@ impl Process {
         Self { child, log }
     }
 
+    /// Any other server; what it says is not looked at.
+    pub fn spawn(program: &str, args: &[&str]) -> Self {
+        let (_nothing, log) = sync_channel(0);
+        let mut command = Command::new(program);
+        let child = command.args(args).stdout(Stdio::null()).stderr(Stdio::null()).spawn().unwrap();
+        Self { child, log }
+    }
+
     /// The address behind `mark` in the log.
-    fn address(&mut self, mark: &str) -> String {
+    pub fn address(&mut self, mark: &str) -> String {
         let mut seen = Vec::new();
         while let Ok(line) = self.log.recv_timeout(Duration::from_secs(30)) {
             if let Some((_, rest)) = line.split_once(mark) {
@@ -147,7 +168,11 @@ pub fn start_cortex_with(dir: &Path, neurons: &str, env: &[(&str, &str)]) -> (Pr
 
 /// `cortex ARGS…` to its end.
 pub fn cortex(args: &[&str]) -> Output {
-    Command::new(env!("CARGO_BIN_EXE_cortex")).args(args).output().unwrap()
+    cortex_with(args, &[])
+}
+
+pub fn cortex_with(args: &[&str], env: &[(&str, &str)]) -> Output {
+    Command::new(env!("CARGO_BIN_EXE_cortex")).args(args).envs(env.iter().copied()).output().unwrap()
 }
 
 /// A script with the SDKs at hand.

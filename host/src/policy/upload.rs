@@ -1,0 +1,61 @@
+//! A policy that comes over the admin API instead of being copied into the directory.
+
+use super::gate::{self, GateReport, Setup};
+use super::{Registry, limits};
+use std::io::Write;
+use std::path::{Path, PathBuf};
+
+/// Why it was not taken; what served goes on.
+#[derive(Debug, thiserror::Error)]
+pub enum NotTaken {
+    #[error("{0:?} is no name for a policy: letters, digits, - and _ are, up to 64")]
+    Name(String),
+    #[error("{0} bytes, and a policy may have {1}")]
+    TooLarge(u64, u64),
+    #[error("there is no policy directory: [policies] dirs is empty")]
+    NoDirectory,
+    #[error("it cannot be written to {}: {error}", path.display())]
+    Write { path: PathBuf, error: std::io::Error },
+    #[error("refused at {:?}: {}", .0.refused.as_ref().map(|r| r.0), .0.refused.as_ref().map_or("", |r| &r.1))]
+    Refused(Box<GateReport>),
+}
+
+impl Registry {
+    /// Puts a component through the gate, and where it passes into the last directory, whose files win. Blocking.
+    pub fn upload(&self, name: &str, bytes: &[u8]) -> Result<GateReport, NotTaken> {
+        let is_name = |c: char| c.is_ascii_alphanumeric() || matches!(c, '-' | '_');
+        if name.is_empty() || name.len() > 64 || !name.chars().all(is_name) {
+            return Err(NotTaken::Name(name.to_owned()));
+        }
+        let (sources, engine) = self.sources();
+        let limit = sources.component_limit.min(limits::COMPONENT_AT_MOST);
+        if bytes.len() as u64 > limit {
+            return Err(NotTaken::TooLarge(bytes.len() as u64, limit));
+        }
+        let dir = sources.dirs.last().ok_or(NotTaken::NoDirectory)?;
+        let path = dir.join(format!("{name}.wasm"));
+        let settings = sources.settings.get(name).map_or("{}", String::as_str);
+        let (report, generation) = gate::pass(Setup::apart(&engine, name, settings), &path, bytes);
+        if generation.is_none() {
+            return Err(NotTaken::Refused(Box::new(report)));
+        }
+        write_whole(dir, &path, bytes).map_err(|error| NotTaken::Write { path, error })?;
+        self.rescan();
+        Ok(report)
+    }
+}
+
+/// Under another name first: no scan meets half of it, and a full disk leaves the old one.
+fn write_whole(dir: &Path, path: &Path, bytes: &[u8]) -> std::io::Result<()> {
+    std::fs::create_dir_all(dir)?;
+    let name = path.file_name().unwrap_or_default().to_string_lossy();
+    // Two uploads at once do not write into each other's.
+    let half = dir.join(format!(".{name}.{:016x}", crate::request::seed()));
+    let mut file = std::fs::File::create_new(&half)?;
+    let written = file.write_all(bytes).and_then(|()| file.sync_all());
+    let placed = written.and_then(|()| std::fs::rename(&half, path));
+    if placed.is_err() {
+        let _it_may_not_be_there = std::fs::remove_file(&half);
+    }
+    placed
+}
