@@ -96,7 +96,8 @@ pub fn status(gateway: &Gateway) -> Value {
                 })
                 .collect();
             json!({"name": view.node.name, "endpoint": view.node.peer.endpoint, "state": view.state,
-                   "draining": view.node.draining(), "error": view.error, "uptime_secs": view.health.uptime_secs,
+                   "draining": view.node.draining(),
+                   "left_alone_secs": view.node.left_alone_for().map(|time| time.as_secs_f64()), "error": view.error, "uptime_secs": view.health.uptime_secs,
                    "hostname": view.discovery.hostname, "devices": devices(view), "models": models,
                    "cuda_unavailable_reason": view.discovery.cuda_unavailable_reason})
         })

@@ -1,6 +1,7 @@
 //! What is known of the nodes: one immutable snapshot that readers never lock.
 
 mod assumed;
+mod breaker;
 mod desk;
 mod dispatch;
 mod evict;
@@ -28,7 +29,7 @@ pub use keeper::Keeper;
 pub use listen::{Deaf, Listener};
 pub use load::{Job, JobStatus, LoadFailure, Loads, Why};
 pub use node::{Draining, Node, NodeState, NodeView};
-pub use place::{NodeModel, find, readiness, why_nobody};
+pub use place::{NodeModel, back_in, find, readiness, why_nobody};
 pub use poll::Pollers;
 pub use prefixes::Conversation;
 pub use queue::Priority;

@@ -6,7 +6,7 @@ use crate::decide::Decider;
 use crate::fleet::{FleetState, Hosts, Keeper, Loads, Pollers, pinned_too_large};
 use crate::metrics::Metrics;
 use crate::policy::{PolicyEngine, Registry, limits};
-use crate::request::Recent;
+use crate::request::{Recent, RetryBudget};
 use crate::upstream::Upstream;
 use arc_swap::ArcSwap;
 use std::path::PathBuf;
@@ -32,6 +32,7 @@ pub struct Gateway {
     pub upstream: Upstream,
     pub loads: Arc<Loads>,
     pub recent: Recent,
+    pub retries: RetryBudget,
     pub accounts: Arc<Accounts>,
     /// Sessions of translation policies that may be open at once.
     pub sessions: Arc<Semaphore>,
@@ -94,6 +95,7 @@ impl Gateway {
             upstream,
             loads,
             recent: Recent::default(),
+            retries: RetryBudget::default(),
             accounts,
             sessions: Arc::new(Semaphore::new(limits::TRANSLATED_STREAMS)),
             started: Instant::now(),

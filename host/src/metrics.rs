@@ -57,6 +57,10 @@ pub struct Metrics {
     pub policy_counters: IntCounterVec,
     /// {outcome}
     pub config_reloads: IntCounterVec,
+    /// {node}: 1 while its answers keep failing and it gets nothing, or one request at a time
+    pub node_breaker_open: IntGaugeVec,
+    /// {outcome}, outcome is tried, budget (too many were) or poison (nodes break over it)
+    pub retries: IntCounterVec,
     /// {key}: requests that were answered
     pub key_requests: IntCounterVec,
     /// {key, kind}, kind is prompt, cached (of the prompt's) or completion
@@ -204,6 +208,16 @@ impl Metrics {
                 &["policy", "counter"],
             )?,
             config_reloads: counter("cortex_config_reloads_total", "Reloads by outcome.", &["outcome"])?,
+            node_breaker_open: gauge(
+                "cortex_node_breaker_open",
+                "1 while a node's answers keep failing and it gets nothing, or one request at a time.",
+                &["node"],
+            )?,
+            retries: counter(
+                "cortex_retries_total",
+                "Requests that a node failed, by whether another was tried.",
+                &["outcome"],
+            )?,
             key_requests: counter("cortex_key_requests_total", "Answered requests of a key.", &["key"])?,
             key_tokens: counter("cortex_key_tokens_total", "Tokens of a key's requests.", &["key", "kind"])?,
             key_cost: {

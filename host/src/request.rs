@@ -5,6 +5,7 @@ mod acquire;
 mod admit;
 mod authenticate;
 mod body;
+mod budget;
 mod dialect;
 mod forward;
 mod history;
@@ -19,6 +20,7 @@ mod wait;
 
 pub(crate) use authenticate::presented as presented_key;
 pub use body::Body;
+pub use budget::RetryBudget;
 pub use settle::{Recent, RequestRecord};
 
 use crate::config::Key;

@@ -144,9 +144,12 @@ impl Loads {
         for view in nodes {
             match find(&view, ask.model).map(|found| found.info).filter(|info| info.can_serve()) {
                 Some(_) if view.node.draining().is_some() => {}
+                // Half open: somebody tries it already.
+                Some(_) if !view.node.breaker.lets_pass() => is_there = true,
                 Some(info) => {
                     let usage = view.node.usage(&ask.model.id);
                     if let Some(seat) = usage.try_seat(capacity(&view, info), desk) {
+                        view.node.breaker.tries();
                         return Look::Seated(view, seat);
                     }
                     is_there |= !usage.is_closed();

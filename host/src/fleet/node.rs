@@ -1,15 +1,18 @@
 use super::assumed::{self, Assumed, Assumption};
+use super::breaker::{Breaker, Change};
 use super::index::{ByName, Names, hash_of};
 use super::offer;
 use super::prefixes::{Conversation, Prefixes};
 use super::usage::{ModelUse, Signals};
 use crate::config::{self, Offer, Serves};
+use crate::metrics::Metrics;
 use crate::upstream::{BadPeer, Peer};
 use arc_swap::ArcSwap;
 use neuron_protocol::{Discovery, Health, LoadProgress, ModelInfo, ModelLoad};
 use serde::Serialize;
 use std::sync::atomic::{AtomicU8, AtomicU32, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex};
+use std::time::Duration;
 use tokio::sync::Notify;
 use tokio::time::Instant;
 
@@ -31,6 +34,7 @@ pub struct Node {
     /// What its models' counts have in common.
     pub(super) signals: Arc<Signals>,
     pub(super) assumed: Mutex<Assumed>,
+    pub(super) breaker: Breaker,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
@@ -102,6 +106,7 @@ impl Node {
             adding: Mutex::default(),
             signals: Arc::default(),
             assumed: Mutex::default(),
+            breaker: Breaker::default(),
         })
     }
 
@@ -143,6 +148,39 @@ impl Node {
             true => self.draining.fetch_or(why.bit(), Ordering::Relaxed),
             false => self.draining.fetch_and(!why.bit(), Ordering::Relaxed),
         };
+        self.signals.changed();
+    }
+
+    /// For how long it gets nothing because its answers kept failing.
+    pub fn left_alone_for(&self) -> Option<Duration> {
+        self.breaker.open_for()
+    }
+
+    /// How a request ended there, as far as it tells something of the node; `None` where it does not.
+    pub(crate) fn took(&self, well: Option<bool>, metrics: &Metrics) {
+        let change = match well {
+            Some(true) => self.breaker.succeeded(),
+            Some(false) => self.breaker.failed(),
+            None => return self.breaker.undecided(),
+        };
+        let gauge = || metrics.node_breaker_open.with_label_values(&[self.name.as_str()]);
+        match change {
+            None => return,
+            Some(Change::Opened(time)) => {
+                tracing::warn!(
+                    node = self.name,
+                    "its answers keep failing: nothing is sent there for {time:?}"
+                );
+                gauge().set(1);
+                // Its poller looks again when the time is over, and whoever waits with it.
+                self.poke();
+            }
+            Some(Change::Closed) => {
+                tracing::info!(node = self.name, "it answers again");
+                gauge().set(0);
+                self.poke();
+            }
+        }
         self.signals.changed();
     }
 

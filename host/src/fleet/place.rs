@@ -8,6 +8,7 @@ use crate::facts::state;
 use crate::policy::least_loaded;
 use neuron_protocol::{ModelInfo, ModelStatus};
 use std::sync::Arc;
+use std::time::Duration;
 
 /// A model on a node, under the name that the node has for it.
 pub struct NodeModel<'a> {
@@ -38,7 +39,8 @@ pub(super) fn ready(
     usage: Option<&ModelUse>,
 ) -> u32 {
     use ModelStatus::{Loaded, Loading, Parked, Recovering, Reloading, Unknown, Unloaded};
-    if !view.reachable() || view.node.draining() == Some(Draining::Operator) {
+    let is_shut = view.node.draining() == Some(Draining::Operator) || view.node.left_alone_for().is_some();
+    if !view.reachable() || is_shut {
         return state::CANNOT;
     }
     // In a moment it takes requests again.
@@ -119,6 +121,15 @@ pub(super) fn free_mb(view: &NodeView, index: u32) -> u64 {
     view.health.devices.iter().find(|d| d.index == index).map_or(0, |d| d.vram_free_mb)
 }
 
+/// When a node that has the model is tried again, where only its failures speak against it.
+pub fn back_in(fleet: &Fleet, model: &Model) -> Option<Duration> {
+    let has = |view: &&Arc<NodeView>| {
+        let has = find(view, model).is_some_and(|found| found.info.can_serve());
+        has && view.reachable() && view.node.draining().is_none()
+    };
+    fleet.nodes.iter().filter(has).filter_map(|view| view.node.left_alone_for()).min()
+}
+
 /// Nodes that are named in a refusal, at most.
 const NAMED: usize = 5;
 
@@ -140,6 +151,8 @@ fn why_not(view: &NodeView, model: &Model, catalogued: bool) -> String {
         "is down".to_owned()
     } else if view.node.draining().is_some() {
         "is being drained".to_owned()
+    } else if let Some(left) = view.node.left_alone_for() {
+        format!("kept failing and is tried again in {} s", left.as_secs() + 1)
     } else if let Some(reason) = servable.filter(|s| !s.ok).map(|s| s.reason.as_deref().unwrap_or("unknown"))
     {
         format!("has it and cannot serve it ({reason})")

@@ -107,7 +107,9 @@ impl Pollers {
                     record(&metrics, &view);
                     publish(&fleet, &config, view.clone());
                     ear.turn_to(&*hosts, &view, uptime).await;
-                    let next = tokio::time::sleep(pause(&config.load(), &view));
+                    let pause = pause(&config.load(), &view);
+                    let next =
+                        tokio::time::sleep(node.left_alone_for().map_or(pause, |time| time.min(pause)));
                     tokio::select! {
                         () = node.poke.notified() => {}
                         () = next => {}
@@ -229,6 +231,7 @@ async fn look(hosts: &dyn Hosts, last: NodeView) -> NodeView {
             if state == NodeState::Up && last.state != NodeState::Up {
                 tracing::info!(node = node.name, models = models.len(), "node is up");
                 say_what_it_lacks(&node, &discovery);
+                node.breaker.succeeded();
             }
             let unsteady = || format!("it keeps going down; {proof} more good answers and it is up");
             let up_since = match state {
@@ -289,6 +292,8 @@ async fn ask(
 fn record(metrics: &Metrics, view: &NodeView) {
     let name = view.node.name.as_str();
     metrics.node_up.with_label_values(&[name]).set(i64::from(view.reachable()));
+    let is_open = !view.node.breaker.is_closed();
+    metrics.node_breaker_open.with_label_values(&[name]).set(i64::from(is_open));
     for device in &view.health.devices {
         let index = device.index.to_string();
         for (kind, mb) in [("used", device.vram_used_mb), ("free", device.vram_free_mb)] {
@@ -301,7 +306,9 @@ fn record(metrics: &Metrics, view: &NodeView) {
 /// The series of a node that has left.
 fn forget(metrics: &Metrics, view: &NodeView) {
     let name = view.node.name.as_str();
-    let _was_never_set = metrics.node_up.remove_label_values(&[name]);
+    for gauge in [&metrics.node_up, &metrics.node_breaker_open] {
+        let _was_never_set = gauge.remove_label_values(&[name]);
+    }
     for device in &view.health.devices {
         for kind in ["used", "free"] {
             let labels = [name, &device.index.to_string(), kind];

@@ -9,8 +9,9 @@ use super::route::route;
 use super::settle::Ledger;
 use crate::config::Key;
 use crate::decide::Arm;
-use crate::fleet::{Ask, Denied, Granted, LoadFailure, NodeView, Priority, Routed, Seat, find};
+use crate::fleet::{Ask, Denied, Granted, LoadFailure, Node, NodeView, Priority, Routed, Seat, find};
 use crate::gateway::Gateway;
+use crate::metrics::Metrics;
 use crate::refusal::Refusal;
 use http::StatusCode;
 use std::sync::Arc;
@@ -53,6 +54,8 @@ pub(super) struct Notes {
 struct Round {
     /// Nodes that failed the request.
     met: Vec<String>,
+    /// How many of them broke off, or were not there.
+    broken: u32,
     /// Nodes that had lost the model.
     looked_again: Vec<String>,
     wants_load: bool,
@@ -62,10 +65,19 @@ struct Round {
 
 impl Default for Round {
     fn default() -> Self {
-        Self { met: Vec::new(), looked_again: Vec::new(), wants_load: false, may_load: true, last: None }
+        Self {
+            met: Vec::new(),
+            broken: 0,
+            looked_again: Vec::new(),
+            wants_load: false,
+            may_load: true,
+            last: None,
+        }
     }
 }
 
+/// Nodes that may break off over one request before the next is spared.
+const MOST_BROKEN: u32 = 3;
 /// When a client may try again whose model was not there in time.
 const RETRY: Duration = Duration::from_secs(10);
 
@@ -101,6 +113,7 @@ impl Work {
     /// One node after the other, each with a seat, until one has begun an answer.
     async fn through_nodes(&mut self, deadline: Instant) -> Result<Started, Refusal> {
         self.notes.priority = self.priority;
+        self.gateway.retries.earn();
         let mut round = Round::default();
         loop {
             let granted = match self.kind {
@@ -121,11 +134,36 @@ impl Work {
                 Ok(started) => return Ok(started),
                 Err(Failed::Final(refusal)) => return Err(refusal),
                 Err(Failed::Elsewhere(refusal)) => {
+                    let refusal = self.may_try_again(&mut round, refusal)?;
                     tracing::warn!(node = view.node.name, model = self.target.label, %refusal, "trying the next node");
                     self.next(&mut round, &view, refusal).await;
                 }
             }
         }
+    }
+
+    /// The node's refusal, where another node may be tried. One that broke off costs the budget nothing, since what it
+    /// had must go somewhere, but a request over which several break is not given to all of them.
+    fn may_try_again(&self, round: &mut Round, refusal: Refusal) -> Result<Refusal, Refusal> {
+        let count = |outcome: &str| self.gateway.metrics.retries.with_label_values(&[outcome]).inc();
+        match refusal.code.as_str() {
+            "node_unavailable" => {
+                round.broken += 1;
+                if round.broken > MOST_BROKEN {
+                    count("poison");
+                    let message = format!("{} nodes broke off over this request: {refusal}", round.broken);
+                    return Err(Refusal::new(StatusCode::BAD_GATEWAY, "upstream_broken", message));
+                }
+            }
+            "model_not_found" => {}
+            _ if !self.gateway.retries.spend() => {
+                count("budget");
+                return Err(refusal);
+            }
+            _ => {}
+        }
+        count("tried");
+        Ok(refusal)
     }
 
     /// What follows from a node's refusal.
@@ -255,7 +293,10 @@ impl Work {
         self.notes.predicted = fresh.cached(&name, &conversation);
         let assumed = fresh.assume(&name, &conversation);
         drop(conversation);
+        let mut trial = Trial { node: &view.node, metrics: &self.gateway.metrics, told: None };
         let outcome = forward(self, &view.node, &name, seat, deadline).await;
+        trial.told = tells(&outcome);
+        drop(trial);
         match outcome {
             Ok(Started::Stream(mut flow)) => {
                 flow.assumed = assumed;
@@ -275,6 +316,34 @@ impl Work {
         let seconds = self.gateway.config.load().max_wait.as_secs();
         let message = format!("{} was not ready within {seconds} s; it may be later", self.target.model.id);
         Refusal::unavailable("model_loading", message, RETRY)
+    }
+}
+
+/// Tells the node's breaker how it went, also where the client leaves first.
+struct Trial<'a> {
+    node: &'a Node,
+    metrics: &'a Metrics,
+    told: Option<bool>,
+}
+
+impl Drop for Trial<'_> {
+    fn drop(&mut self) {
+        self.node.took(self.told, self.metrics);
+    }
+}
+
+/// Whether the node answered as one that is well; `None` where that cannot be told from it.
+fn tells(outcome: &Result<Started, Failed>) -> Option<bool> {
+    match outcome {
+        Ok(_) => Some(true),
+        Err(Failed::Final(refusal)) if refusal.code == "node_timeout" => Some(false),
+        Err(Failed::Final(refusal)) => (!refusal.status.is_server_error()).then_some(true),
+        // It is there and has too much to do.
+        Err(Failed::Elsewhere(refusal)) => match refusal.status.as_u16() {
+            500 | 502 | 504 => Some(false),
+            _ if refusal.code == "node_unavailable" => Some(false),
+            _ => None,
+        },
     }
 }
 

@@ -4,7 +4,7 @@ use super::acquire::Work;
 use super::now_ms;
 use crate::decide::{Arm, Asked};
 use crate::facts::{NodeFacts, RequestFacts};
-use crate::fleet::{Fleet, NodeView, Routed, facts, why_nobody};
+use crate::fleet::{Fleet, NodeView, Routed, back_in, facts, why_nobody};
 use crate::policy::{self, Decision, RouteRequest};
 use crate::refusal::Refusal;
 use http::StatusCode;
@@ -14,6 +14,8 @@ use std::time::Duration;
 
 /// When a client may try again that met no node.
 const RETRY: Duration = Duration::from_secs(5);
+/// Requests wait for a node that kept failing and is to be tried again so soon, where there is no other.
+const BRIDGED: Duration = Duration::from_secs(4);
 
 /// Asks the routing policy, or the built-in where there is none or it fails; says whose decision it was.
 pub(super) fn route(work: &Work) -> Result<(Routed, Arm), Refusal> {
@@ -27,6 +29,10 @@ pub(super) fn route(work: &Work) -> Result<(Routed, Arm), Refusal> {
     let (decision, arm) =
         work.gateway.decider.route(&work.gateway.config.load(), asked(work, &fleet, &nodes));
     if !nodes.iter().any(NodeFacts::is_able) && !matches!(decision, Some(Decision::Wait(_))) {
+        // It may be over in a moment; what takes longer the client is told.
+        if let Some(time) = back_in(&fleet, &work.target.model).filter(|time| *time <= BRIDGED) {
+            return Ok((Routed::Wait(time), arm));
+        }
         let message = why_nobody(&fleet, &work.target.model, work.target.catalogued);
         return Err(Refusal::unavailable("no_node", message, RETRY));
     }

@@ -10,6 +10,7 @@ mod assumed;
 mod attacks;
 mod beside;
 mod bodies;
+mod breaker;
 mod cold;
 mod dialects;
 mod evict;
