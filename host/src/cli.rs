@@ -1,6 +1,7 @@
 //! The command line.
 
 mod check;
+mod explain;
 mod operate;
 mod plan;
 mod policy;
@@ -27,6 +28,8 @@ enum Command {
     Serve(ConfigArg),
     /// Show nodes, models, loads and policies of a running gateway
     Status(status::Args),
+    /// Tell what happened to one request
+    Explain(explain::Args),
     /// Load a model now
     Load(operate::LoadArgs),
     /// Unload a model
@@ -56,6 +59,7 @@ pub fn run(cli: Cli) -> anyhow::Result<()> {
     match cli.command {
         Command::Serve(args) => serve::run(&args.config),
         Command::Status(args) => status::run(&args),
+        Command::Explain(args) => explain::run(&args),
         Command::Load(args) => operate::load(&args),
         Command::Unload(args) => operate::unload(&args),
         Command::Drain(args) => operate::drain(&args),

@@ -10,6 +10,7 @@ mod overrides;
 mod policies;
 mod raw;
 mod reload;
+mod telemetry;
 mod tls;
 
 pub use address::Address;
@@ -19,6 +20,7 @@ pub use explain::{ConfigError, nearest};
 pub use keys::{Cap, Key, Keys, LONGEST_WINDOW, Limits, Quantity, digest};
 pub use node::{NodeConfig, Offer, Serves};
 pub use policies::Canary;
+pub use telemetry::Telemetry;
 pub use tls::Tls;
 
 use node::Outside;
@@ -51,6 +53,10 @@ pub struct Config {
     pub drain: Duration,
     pub poll_interval: Duration,
     pub allow_anonymous: bool,
+    /// Answers say where they were made, and what they waited for.
+    pub route_header: bool,
+    /// Read at start only.
+    pub telemetry: Telemetry,
     pub keys: Keys,
     pub admin_keys: AdminKeys,
     /// Where usage is kept; read at start only.
@@ -125,7 +131,17 @@ impl Config {
         catalogue: Catalogue,
         mut files: Vec<PathBuf>,
     ) -> Result<Self, String> {
-        let raw::File { gateway, policies, routing, eviction, neurons, upstreams, keys, admin_keys } = raw;
+        let raw::File {
+            gateway,
+            policies,
+            routing,
+            eviction,
+            telemetry,
+            neurons,
+            upstreams,
+            keys,
+            admin_keys,
+        } = raw;
         let (base, env) = (outside.base, outside.env);
         let nodes = node::nodes(neurons, upstreams, &catalogue, outside, &mut files)?;
         let tls = gateway.tls.as_ref().map(|tls| tls::load(tls, outside, &mut files)).transpose()?;
@@ -159,6 +175,8 @@ impl Config {
             poll_interval: seconds("poll_interval_secs", gateway.poll_interval_secs)?
                 .max(Duration::from_millis(50)),
             allow_anonymous: gateway.allow_anonymous,
+            route_header: gateway.route_header,
+            telemetry: Telemetry::new(telemetry)?,
             keys: Keys::new(keys, &catalogue, env)?,
             admin_keys: AdminKeys::new(admin_keys, env)?,
             usage_store: gateway
@@ -209,6 +227,8 @@ impl Config {
         note(self.keys != new.keys, "keys");
         note(self.usage_store != new.usage_store, "gateway.usage_store (this needs a restart)");
         note(self.allow_anonymous != new.allow_anonymous, "gateway.allow_anonymous");
+        note(self.route_header != new.route_header, "gateway.route_header");
+        note(self.telemetry != new.telemetry, "telemetry (this needs a restart)");
         note(self.body_limit != new.body_limit, "gateway.body_limit_mb");
         note(self.body_timeout != new.body_timeout, "gateway.body_timeout_secs");
         note(self.keepalive_after != new.keepalive_after, "gateway.keepalive_after_secs");

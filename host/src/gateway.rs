@@ -7,6 +7,7 @@ use crate::fleet::{FleetState, Hosts, Keeper, Loads, Pollers, pinned_too_large};
 use crate::metrics::Metrics;
 use crate::policy::{PolicyEngine, Registry, limits};
 use crate::request::{Recent, RetryBudget};
+use crate::telemetry::Exporter;
 use crate::upstream::Upstream;
 use arc_swap::ArcSwap;
 use std::path::PathBuf;
@@ -34,6 +35,8 @@ pub struct Gateway {
     pub recent: Recent,
     pub retries: RetryBudget,
     pub accounts: Arc<Accounts>,
+    /// Spans go there.
+    pub telemetry: Option<Exporter>,
     /// Sessions of translation policies that may be open at once.
     pub sessions: Arc<Semaphore>,
     pub started: Instant,
@@ -58,6 +61,8 @@ impl Gateway {
     pub fn new(config: Config, config_path: PathBuf) -> anyhow::Result<Arc<Self>> {
         let metrics = Arc::new(Metrics::new()?);
         let accounts = Arc::new(Accounts::open(config.usage_store.clone(), metrics.clone())?);
+        let wanted = &config.telemetry;
+        let telemetry = wanted.is_on().then(|| Exporter::start(wanted)).transpose()?;
         let engine = PolicyEngine::new(config.policy_cache.as_deref(), config.body_limit)?;
         let policies = Arc::new(Registry::new(Arc::new(engine), metrics.clone()));
         policies.configure(config.policies.clone());
@@ -97,6 +102,7 @@ impl Gateway {
             recent: Recent::default(),
             retries: RetryBudget::default(),
             accounts,
+            telemetry,
             sessions: Arc::new(Semaphore::new(limits::TRANSLATED_STREAMS)),
             started: Instant::now(),
             started_unix: SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |d| d.as_secs()),

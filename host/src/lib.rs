@@ -15,5 +15,6 @@ pub mod refusal;
 pub mod request;
 pub mod server;
 mod sse;
+pub mod telemetry;
 pub mod upstream;
 pub mod watch;

@@ -16,12 +16,17 @@ mod relay;
 mod resolve;
 mod route;
 mod settle;
+mod story;
+mod trace;
 mod wait;
 
 pub(crate) use authenticate::presented as presented_key;
 pub use body::Body;
 pub use budget::RetryBudget;
 pub use settle::{Recent, RequestRecord};
+pub(crate) use story::Step;
+pub use story::Told;
+pub(crate) use trace::Trace;
 
 use crate::config::Key;
 use crate::gateway::Gateway;
@@ -38,8 +43,8 @@ use std::time::{SystemTime, UNIX_EPOCH};
 
 /// Serves one request; every outcome is a response.
 pub async fn serve(gateway: Arc<Gateway>, from: IpAddr, request: Request<Incoming>) -> Response<Body> {
-    let mut ledger = Ledger::open(&gateway);
     let (parts, body) = request.into_parts();
+    let mut ledger = Ledger::open(&gateway, &parts.headers);
     let table = gateway.policies.table();
     let mut dialect = Dialect::native();
     let mut spoken = None;
@@ -49,6 +54,8 @@ pub async fn serve(gateway: Arc<Gateway>, from: IpAddr, request: Request<Incomin
         let mut is_probe = recognise::is_probe(parts.uri.path());
         if let Recognised::Translated(generation, endpoint) = recognised {
             ledger.dialect.clone_from(&generation.name);
+            let claim = generation.claims().get(endpoint as usize);
+            ledger.route = claim.map(|claim| claim.path.clone()).unwrap_or_default().into();
             (spoken, is_probe) = (Some((generation, endpoint)), false);
         }
         let config = gateway.config.load_full();
@@ -111,6 +118,10 @@ async fn answer(
         Native::Models => Ok(Answer::Reply(models::list(gateway, caller))),
         Native::Model(id) => models::one(gateway, caller, &id).map(Answer::Reply),
         Native::Inference(kind) => {
+            if ledger.route.is_empty() {
+                ledger.route = kind.path().into();
+            }
+            ledger.operation = kind.operation();
             let asked = read::parse(kind, message.body.into())?;
             let target = resolve::resolve(gateway, caller, &asked)?;
             ledger.target(&target);
@@ -176,9 +187,8 @@ fn stream(body: Box<wait::Held>) -> Response<Body> {
     headers.insert(header::CONTENT_TYPE, HeaderValue::from_static("text/event-stream; charset=utf-8"));
     headers.insert(header::CACHE_CONTROL, HeaderValue::from_static("no-cache"));
     if let Body::Stream(held) = response.body() {
-        let id = held.request_id();
         let mut stamped = HeaderMap::new();
-        settle::stamp(id, &mut stamped);
+        held.stamp(&mut stamped);
         response.headers_mut().extend(stamped);
     }
     response

@@ -5,6 +5,7 @@ mod listener;
 
 use crate::config::{Address, Tls};
 use crate::gateway::{Gateway, USAGE_EVERY};
+use crate::telemetry::Exporter;
 use crate::{admin, request, watch};
 use axum::Router;
 use connection::Site;
@@ -77,7 +78,10 @@ impl Listeners {
         tasks.close();
         drain(&gateway, tasks.wait()).await;
         // What the last ones used.
-        tokio::task::block_in_place(|| gateway.sync_usage());
+        tokio::task::block_in_place(|| {
+            gateway.sync_usage();
+            gateway.telemetry.iter().for_each(Exporter::end);
+        });
     }
 }
 

@@ -57,7 +57,7 @@ fn render(out: &mut String, status: &Value) -> std::fmt::Result {
         writeln!(out, "note: {}", text(doubt))?;
     }
     let mut rows = vec![["NODE", "STATE", "DEVICE", "MEMORY", "MODELS"].map(String::from)];
-    let draining = Value::from("draining");
+    let (draining, failing) = (Value::from("draining"), Value::from("failing"));
     for node in list(&status["nodes"]) {
         let models: Vec<String> = list(&node["models"]).iter().map(model).collect();
         let mut models = if models.is_empty() { vec!["-".to_owned()] } else { models };
@@ -69,7 +69,11 @@ fn render(out: &mut String, status: &Value) -> std::fmt::Result {
         for (at, device) in devices.iter().enumerate() {
             let head = |value: &Value| if at == 0 { text(value) } else { String::new() };
             let shown = if at == 0 { models.join(", ") } else { String::new() };
-            let state = if node["draining"].is_null() { &node["state"] } else { &draining };
+            let state = match node {
+                node if !node["draining"].is_null() => &draining,
+                node if !node["left_alone_secs"].is_null() => &failing,
+                node => &node["state"],
+            };
             rows.push([head(&node["name"]), head(state), text(&device["name"]), memory(device), shown]);
         }
     }

@@ -6,7 +6,7 @@ use toml::{Table, Value};
 
 const PREFIX: &str = "CORTEX_";
 /// Sections that can be overridden; other `CORTEX_*` variables mean something else.
-const SECTIONS: [&str; 4] = ["gateway", "policies", "routing", "eviction"];
+const SECTIONS: [&str; 5] = ["gateway", "policies", "routing", "eviction", "telemetry"];
 
 /// The file with the environment's values in it. `text` has parsed already.
 pub(super) fn apply(

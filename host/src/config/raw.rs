@@ -17,6 +17,8 @@ pub(super) struct File {
     #[serde(default)]
     pub(super) eviction: Eviction,
     #[serde(default)]
+    pub(super) telemetry: Telemetry,
+    #[serde(default)]
     pub(super) neurons: Vec<Neuron>,
     #[serde(default)]
     pub(super) upstreams: Vec<Upstream>,
@@ -49,6 +51,7 @@ pub(super) struct Gateway {
     pub(super) drain_secs: f64,
     pub(super) poll_interval_secs: f64,
     pub(super) allow_anonymous: bool,
+    pub(super) route_header: bool,
 }
 
 fn tcp(ip: [u8; 4], port: u16) -> Address {
@@ -87,6 +90,7 @@ impl Default for Gateway {
             drain_secs: 30.0,
             poll_interval_secs: 1.0,
             allow_anonymous: false,
+            route_header: false,
         }
     }
 }
@@ -135,6 +139,20 @@ pub(super) struct Eviction {
 impl Default for Eviction {
     fn default() -> Self {
         Self { strategy: "lru".into(), defrag_after_cycles: 0, patience_secs: 10.0 }
+    }
+}
+
+#[derive(Debug, Deserialize, Serialize)]
+#[serde(deny_unknown_fields, default)]
+pub(super) struct Telemetry {
+    pub(super) otlp_endpoint: String,
+    pub(super) service_name: String,
+    pub(super) sample: f64,
+}
+
+impl Default for Telemetry {
+    fn default() -> Self {
+        Self { otlp_endpoint: String::new(), service_name: "cortex".into(), sample: 1.0 }
     }
 }
 

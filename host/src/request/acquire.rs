@@ -7,6 +7,8 @@ use super::recognise::Inference;
 use super::resolve::Target;
 use super::route::route;
 use super::settle::Ledger;
+use super::story::{Considered, Step, Story};
+use super::trace::Trace;
 use crate::config::Key;
 use crate::decide::Arm;
 use crate::fleet::{Ask, Denied, Granted, LoadFailure, Node, NodeView, Priority, Routed, Seat, find};
@@ -28,11 +30,12 @@ pub(super) struct Work {
     pub(super) target: Target,
     pub(super) seed: u64,
     pub(super) request_id: String,
+    pub(super) trace: Option<Trace>,
     notes: Notes,
 }
 
 /// What the ledger is told of the work.
-#[derive(Debug, Default, Clone)]
+#[derive(Debug, Default)]
 pub(super) struct Notes {
     pub(super) node: Option<String>,
     /// What it waited for the model to be there.
@@ -46,6 +49,9 @@ pub(super) struct Notes {
     pub(super) attempts: u32,
     /// Whose decision was followed.
     pub(super) arm: Arm,
+    /// Its policy.
+    pub(super) by: String,
+    pub(super) story: Story,
     /// When the request went to the node that it ended on.
     pub(super) dispatched: Option<Instant>,
 }
@@ -99,6 +105,7 @@ impl Work {
             target,
             seed: ledger.seed,
             request_id: ledger.id.clone(),
+            trace: ledger.trace.clone(),
             notes: Notes::default(),
         }
     }
@@ -130,16 +137,32 @@ impl Work {
             if let Some(cold) = cold {
                 *self.notes.cold_wait.get_or_insert_default() += cold;
             }
+            let (node, span) = (view.node.name.clone(), self.span());
+            self.notes.story.add(Step::Sent { node, span, waited, cold });
             match self.forward(&view, seat, deadline).await {
                 Ok(started) => return Ok(started),
-                Err(Failed::Final(refusal)) => return Err(refusal),
+                Err(Failed::Final(refusal)) => {
+                    self.failed(&view, &refusal);
+                    return Err(refusal);
+                }
                 Err(Failed::Elsewhere(refusal)) => {
+                    self.failed(&view, &refusal);
                     let refusal = self.may_try_again(&mut round, refusal)?;
                     tracing::warn!(node = view.node.name, model = self.target.label, %refusal, "trying the next node");
                     self.next(&mut round, &view, refusal).await;
                 }
             }
         }
+    }
+
+    fn failed(&mut self, view: &NodeView, refusal: &Refusal) {
+        let (node, why) = (view.node.name.clone(), refusal.to_string());
+        self.notes.story.add(Step::Failed { node, why });
+    }
+
+    /// Of the try that is under way.
+    pub(super) fn span(&self) -> u64 {
+        self.trace.as_ref().map_or(0, |trace| trace.attempt(self.notes.attempts))
     }
 
     /// The node's refusal, where another node may be tried. One that broke off costs the budget nothing, since what it
@@ -207,10 +230,10 @@ impl Work {
 
     async fn seat(&mut self, round: &Round, deadline: Instant) -> Result<Granted, Denied> {
         let (loads, mut arm) = (self.gateway.loads.clone(), self.notes.arm);
-        let work = &*self;
+        let (work, mut considered) = (&*self, None);
         let mut choose = || {
-            let (routed, whose) = route(work)?;
-            arm = whose;
+            let (routed, whose, known) = route(work)?;
+            (arm, considered) = (whose, known);
             work.but_for(routed, round)
         };
         let tokens = (work.asked.body.len() / 4) as u64 + u64::from(work.asked.max_tokens.unwrap_or(ANSWER));
@@ -225,8 +248,16 @@ impl Work {
             deadline,
         };
         let granted = loads.seat(&ask, &mut choose).await;
-        self.notes.arm = arm;
+        self.decided(arm, considered);
         granted
+    }
+
+    fn decided(&mut self, arm: Arm, considered: Option<Considered>) {
+        self.notes.arm = arm;
+        if let Some(considered) = considered {
+            self.notes.by.clone_from(&considered.by);
+            self.notes.story.add(Step::Decided(considered));
+        }
     }
 
     /// Without those that were met.
@@ -244,8 +275,8 @@ impl Work {
 
     /// The first of the preferred nodes, with a seat that counts for nothing but being there.
     fn any_node(&mut self, round: &Round) -> Result<Granted, Refusal> {
-        let (routed, arm) = route(self)?;
-        self.notes.arm = arm;
+        let (routed, arm, considered) = route(self)?;
+        self.decided(arm, considered);
         match self.but_for(routed, round)? {
             // Others' servers cannot.
             Routed::Nodes(mut nodes) => match nodes.iter().position(|view| view.node.offer().is_none()) {

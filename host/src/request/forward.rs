@@ -63,6 +63,9 @@ pub(super) async fn forward(
     if let Ok(id) = HeaderValue::try_from(&work.request_id) {
         headers.insert("x-request-id", id);
     }
+    if let Some(trace) = &work.trace {
+        trace.tell(&mut headers, work.span(), work.gateway.telemetry.is_some());
+    }
     // Nodes share fairly among tenants, and let none see what another's cache holds. To others' servers they are
     // nobody's business.
     if node.offer().is_none()

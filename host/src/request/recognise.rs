@@ -44,6 +44,18 @@ impl Inference {
     }
 }
 
+impl Inference {
+    /// As OpenTelemetry names it; counting tokens is none.
+    pub(super) fn operation(self) -> Option<&'static str> {
+        match self {
+            Self::Chat => Some("chat"),
+            Self::Completion => Some("text_completion"),
+            Self::Embedding => Some("embeddings"),
+            Self::Tokenize => None,
+        }
+    }
+}
+
 /// Dialects that ask for a header come first: they claim a part of what others serve.
 pub(super) fn recognise(table: &Table, parts: &Parts) -> Result<Recognised, Refusal> {
     let (method, path) = (parts.method.as_str(), parts.uri.path());

@@ -2,6 +2,7 @@
 
 use super::acquire::Work;
 use super::now_ms;
+use super::story::Considered;
 use crate::decide::{Arm, Asked};
 use crate::facts::{NodeFacts, RequestFacts};
 use crate::fleet::{Fleet, NodeView, Routed, back_in, facts, why_nobody};
@@ -18,7 +19,7 @@ const RETRY: Duration = Duration::from_secs(5);
 const BRIDGED: Duration = Duration::from_secs(4);
 
 /// Asks the routing policy, or the built-in where there is none or it fails; says whose decision it was.
-pub(super) fn route(work: &Work) -> Result<(Routed, Arm), Refusal> {
+pub(super) fn route(work: &Work) -> Result<(Routed, Arm, Option<Considered>), Refusal> {
     let fleet = work.gateway.fleet.now();
     if !fleet.nodes.iter().any(|view| view.reachable()) {
         let message = if fleet.nodes.is_empty() { "no neuron is configured" } else { "no neuron is up" };
@@ -26,19 +27,25 @@ pub(super) fn route(work: &Work) -> Result<(Routed, Arm), Refusal> {
     }
     let conversation = work.asked.conversation(&work.tenant);
     let nodes = facts(&fleet, &work.target.model, work.target.catalogued, &work.gateway.loads, &conversation);
-    let (decision, arm) =
-        work.gateway.decider.route(&work.gateway.config.load(), asked(work, &fleet, &nodes));
+    let config = work.gateway.config.load();
+    let (decision, arm) = work.gateway.decider.route(&config, asked(work, &fleet, &nodes));
     if !nodes.iter().any(NodeFacts::is_able) && !matches!(decision, Some(Decision::Wait(_))) {
         // It may be over in a moment; what takes longer the client is told.
         if let Some(time) = back_in(&fleet, &work.target.model).filter(|time| *time <= BRIDGED) {
-            return Ok((Routed::Wait(time), arm));
+            return Ok((Routed::Wait(time), arm, None));
         }
         let message = why_nobody(&fleet, &work.target.model, work.target.catalogued);
         return Err(Refusal::unavailable("no_node", message, RETRY));
     }
+    let by = match (&decision, arm, &config.canary) {
+        (None, ..) => "built-in",
+        (_, Arm::Canary, Some(canary)) => canary.policy.as_str(),
+        _ => config.routing_policy.as_str(),
+    }
+    .to_owned();
     let order = match decision {
         Some(Decision::Pick(order)) => order,
-        Some(Decision::Wait(time)) => return Ok((Routed::Wait(time), arm)),
+        Some(Decision::Wait(time)) => return Ok((Routed::Wait(time), arm, None)),
         Some(Decision::Reject(status, message)) => {
             let status = StatusCode::from_u16(status).unwrap_or(StatusCode::SERVICE_UNAVAILABLE);
             let retry = (status.is_server_error() || status.as_u16() == 429).then_some(RETRY);
@@ -47,13 +54,14 @@ pub(super) fn route(work: &Work) -> Result<(Routed, Arm), Refusal> {
         None => policy::least_loaded(&nodes),
     };
     // A policy may prefer a node that cannot serve; the host never goes there.
-    let able = order.into_iter().filter(|&i| nodes[i].is_able());
-    let order: Vec<Arc<NodeView>> = able.map(|i| fleet.nodes[i].clone()).collect();
+    let order: Vec<usize> = order.into_iter().filter(|&i| nodes[i].is_able()).collect();
     if order.is_empty() {
         let message = format!("no neuron that is up can serve {}", work.target.model.id);
         return Err(Refusal::unavailable("no_node", message, RETRY));
     }
-    Ok((Routed::Nodes(order), arm))
+    let views: Vec<Arc<NodeView>> = order.iter().map(|&i| fleet.nodes[i].clone()).collect();
+    let considered = Considered { by, topology: fleet.topology.clone(), facts: nodes, order };
+    Ok((Routed::Nodes(views), arm, Some(considered)))
 }
 
 fn asked<'a>(work: &Work, fleet: &'a Fleet, nodes: &'a [NodeFacts]) -> Asked<'a> {

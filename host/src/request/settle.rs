@@ -3,14 +3,18 @@
 use super::acquire::Notes;
 use super::relay::Usage;
 use super::resolve::Target;
+use super::story::Told;
+use super::trace::Trace;
 use super::{now_ms, seed};
 use crate::accounts::{Admission, Counts, cost};
 use crate::gateway::Gateway;
 use crate::policy::{Outcome, Reply};
 use crate::refusal::Refusal;
+use crate::telemetry;
 use http::{HeaderMap, HeaderValue};
 use neuron_protocol::Cost;
 use serde::Serialize;
+use std::borrow::Cow;
 use std::collections::VecDeque;
 use std::sync::{Arc, Mutex};
 use std::time::Instant;
@@ -51,6 +55,11 @@ pub struct RequestRecord {
     /// The node did not say what the request used: at four bytes a token, and a token a chunk.
     pub estimated: bool,
     pub cost_usd: Option<f64>,
+    /// The W3C trace that it is part of, hexadecimal.
+    pub trace_id: Option<String>,
+    /// What happened on its way; left out of lists.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub steps: Vec<Told>,
 }
 
 /// The last requests, newest last.
@@ -61,7 +70,8 @@ pub struct Recent {
 
 impl Recent {
     pub fn list(&self) -> Vec<RequestRecord> {
-        self.lock().iter().cloned().collect()
+        let brief = |record: &RequestRecord| RequestRecord { steps: Vec::new(), ..record.clone() };
+        self.lock().iter().map(brief).collect()
     }
 
     pub fn get(&self, id: &str) -> Option<RequestRecord> {
@@ -103,11 +113,20 @@ pub(super) struct Ledger {
     chunks: u64,
     error: Option<String>,
     settled: bool,
+    pub(super) trace: Option<Trace>,
+    /// Path of the API that was asked, and the kind of work, where it is one.
+    pub(super) route: Cow<'static, str>,
+    pub(super) operation: Option<&'static str>,
 }
 
 impl Ledger {
-    pub(super) fn open(gateway: &Arc<Gateway>) -> Self {
+    pub(super) fn open(gateway: &Arc<Gateway>, headers: &HeaderMap) -> Self {
         let seed = seed();
+        let trace = Trace::of(
+            headers,
+            gateway.telemetry.as_ref().map(|_| gateway.config.load().telemetry.sample),
+            seed,
+        );
         Self {
             gateway: gateway.clone(),
             id: format!("req_{seed:016x}"),
@@ -127,12 +146,15 @@ impl Ledger {
             chunks: 0,
             error: None,
             settled: false,
+            trace,
+            route: Cow::Borrowed(""),
+            operation: None,
         }
     }
 
     /// Moves the account out; what is left behind is settled.
     pub(super) fn take(&mut self) -> Self {
-        let mut left = Self::open(&self.gateway);
+        let mut left = Self::open(&self.gateway, &HeaderMap::new());
         left.settled = true;
         std::mem::replace(self, left)
     }
@@ -147,8 +169,8 @@ impl Ledger {
         (self.admission, self.asked) = (Some(admission), bytes);
     }
 
-    pub(super) fn note(&mut self, notes: &Notes) {
-        self.notes = notes.clone();
+    pub(super) fn note(&mut self, notes: Notes) {
+        self.notes = notes;
     }
 
     /// The newest count is the whole one.
@@ -192,8 +214,10 @@ impl Ledger {
         let record = self.record(status);
         self.count(&record);
         self.book(&record);
+        self.export(&record);
         tracing::info!(
             id = record.id,
+            trace = record.trace_id,
             key = record.key,
             dialect = record.dialect,
             model = record.model,
@@ -211,6 +235,15 @@ impl Ledger {
             self.gateway.decider.outcome(self.notes.arm, || self.outcome(node, &record), status);
         }
         self.gateway.recent.add(record);
+    }
+
+    /// Work is worth a span; a look at the list of models is not.
+    fn export(&self, record: &RequestRecord) {
+        if let (Some(exporter), Some(operation), Some(trace)) =
+            (&self.gateway.telemetry, self.operation, self.trace.as_ref().filter(|trace| trace.sampled))
+        {
+            exporter.export(&telemetry::Request { trace, record, route: &self.route, operation });
+        }
     }
 
     /// What was answered counts against the key, also the part that a client took before it left.
@@ -245,7 +278,7 @@ impl Ledger {
         }
     }
 
-    fn record(&self, status: u16) -> RequestRecord {
+    fn record(&mut self, status: u16) -> RequestRecord {
         let completion_tokens = match self.usage.completion_tokens {
             0 => self.chunks,
             counted => counted,
@@ -283,6 +316,8 @@ impl Ledger {
             completion_tokens,
             estimated,
             cost_usd: price.is_some().then_some(nano_usd as f64 / 1e9),
+            trace_id: self.trace.as_ref().map(|trace| format!("{:032x}", trace.id)),
+            steps: std::mem::take(&mut self.notes.story).told(self.arrived),
         }
     }
 
@@ -324,8 +359,21 @@ impl Ledger {
         reply
     }
 
+    /// Which request it is, and where asked for by whom it was served.
     pub(super) fn stamp(&self, headers: &mut HeaderMap) {
         stamp(&self.id, headers);
+        if !self.gateway.config.load().route_header {
+            return;
+        }
+        let Notes { node: Some(node), by, queue_wait, cold_wait, attempts, .. } = &self.notes else { return };
+        let text = format!(
+            "node={node}; by={by}; wait_ms={}; cold_ms={}; attempts={attempts}",
+            queue_wait.as_millis(),
+            cold_wait.unwrap_or_default().as_millis()
+        );
+        if let Ok(value) = HeaderValue::try_from(text) {
+            headers.insert("x-cortex-route", value);
+        }
     }
 }
 
@@ -339,7 +387,7 @@ impl Drop for Ledger {
 }
 
 /// OpenAI's SDKs read `x-request-id`, Anthropic's `request-id`.
-pub(super) fn stamp(id: &str, headers: &mut HeaderMap) {
+fn stamp(id: &str, headers: &mut HeaderMap) {
     if let Ok(value) = HeaderValue::try_from(id) {
         headers.insert("x-request-id", value.clone());
         headers.insert("request-id", value);

@@ -9,6 +9,7 @@ use super::settle::Ledger;
 use crate::policy::Reply;
 use crate::refusal::Refusal;
 use bytes::Bytes;
+use http::HeaderMap;
 use serde::Deserialize;
 use std::future::Future;
 use std::pin::Pin;
@@ -66,12 +67,12 @@ pub(super) async fn answer(
             done = work => done,
             () = &mut cut => return Err(shutting_down()),
         };
-        ledger.note(&notes);
+        ledger.note(notes);
         return whole(outcome?, &setting, ledger);
     }
     let state = tokio::select! {
         (outcome, notes) = &mut work => {
-            ledger.note(&notes);
+            ledger.note(notes);
             match outcome? {
                 Started::Stream(flow) => State::Relaying(Box::new(setting.relay(*flow))),
                 other => return whole(other, &setting, ledger),
@@ -119,8 +120,8 @@ impl Setting {
 }
 
 impl Held {
-    pub(super) fn request_id(&self) -> &str {
-        &self.ledger.id
+    pub(super) fn stamp(&self, headers: &mut HeaderMap) {
+        self.ledger.stamp(headers);
     }
 
     /// The next bytes; `None` at the end. Never empty.
@@ -152,7 +153,7 @@ impl Held {
             }
             State::Waiting { work, ping } => match work.as_mut().poll(cx) {
                 Poll::Ready((outcome, notes)) => {
-                    self.ledger.note(&notes);
+                    self.ledger.note(notes);
                     self.begin(outcome)
                 }
                 Poll::Pending => {

@@ -14,6 +14,7 @@ mod breaker;
 mod cold;
 mod dialects;
 mod evict;
+mod explain;
 mod faults;
 mod fleet;
 mod frozen;
