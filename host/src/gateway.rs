@@ -60,6 +60,7 @@ impl Gateway {
     /// Loads the policies and starts watching the nodes. Needs a tokio runtime.
     pub fn new(config: Config, config_path: PathBuf) -> anyhow::Result<Arc<Self>> {
         let metrics = Arc::new(Metrics::new()?);
+        metrics.begin();
         let accounts = Arc::new(Accounts::open(config.usage_store.clone(), metrics.clone())?);
         let wanted = &config.telemetry;
         let telemetry = wanted.is_on().then(|| Exporter::start(wanted)).transpose()?;

@@ -1,20 +1,26 @@
 //! Prometheus metrics, `cortex_*`, in base units. Label values come from the catalogue and the
 //! configuration, never from a client.
 
+use prometheus::core::{Collector, Desc};
 use prometheus::{
     CounterVec, Encoder, HistogramOpts, HistogramVec, IntCounter, IntCounterVec, IntGaugeVec, Opts, Registry,
     TextEncoder,
 };
+use std::cell::RefCell;
 
 /// Every metric, with the registry that lists them.
 pub struct Metrics {
     registry: Registry,
+    /// Names and labels of all of them, observed yet or not.
+    pub described: Vec<Desc>,
     /// {model, node, dialect, status}
     pub requests: IntCounterVec,
     /// {model, dialect}, seconds
     pub request_duration: HistogramVec,
     /// {model}, seconds from a request's arrival to its first token
     pub time_to_first_token: HistogramVec,
+    /// {model}
+    pub inter_token_latency: HistogramVec,
     /// {model}, one answer's tokens a second after its first token
     pub tokens_per_second: HistogramVec,
     /// {model}
@@ -86,30 +92,41 @@ pub struct PolicyMeters {
 const SECONDS: &[f64] = &[0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 60.0, 300.0];
 /// Seconds; a decision takes microseconds.
 const DECISION_SECONDS: &[f64] = &[1e-6, 2e-6, 5e-6, 1e-5, 2e-5, 5e-5, 1e-4, 1e-3, 5e-3, 5e-2];
+/// Seconds between tokens; from a small model on a fast device to a stall.
+const GAPS: &[f64] = &[0.001, 0.0025, 0.005, 0.01, 0.02, 0.04, 0.08, 0.16, 0.32, 0.64, 1.25, 2.5, 5.0, 10.0];
 /// Tokens more, and fewer, than predicted.
 const TOKENS_OFF: &[f64] = &[-1024.0, -128.0, -16.0, 0.0, 16.0, 128.0, 1024.0, 8192.0];
 /// Tokens a second of one stream.
 const RATES: &[f64] = &[1.0, 2.0, 5.0, 10.0, 20.0, 40.0, 60.0, 80.0, 120.0, 160.0, 240.0, 480.0];
 
+/// What has been registered.
+#[derive(Default)]
+struct Table {
+    registry: Registry,
+    described: RefCell<Vec<Desc>>,
+}
+
+impl Table {
+    fn add<M: Collector + Clone + 'static>(&self, metric: M) -> prometheus::Result<M> {
+        self.described.borrow_mut().extend(metric.desc().into_iter().cloned());
+        self.registry.register(Box::new(metric.clone()))?;
+        Ok(metric)
+    }
+}
+
 impl Metrics {
     /// Errors only where two metrics have one name.
     #[expect(clippy::too_many_lines, reason = "a table: name, help, labels of each metric")]
     pub fn new() -> prometheus::Result<Self> {
-        let registry = Registry::new();
+        let table = Table::default();
         let counter = |name: &str, help: &str, labels: &[&str]| {
-            let metric = IntCounterVec::new(Opts::new(name, help), labels)?;
-            registry.register(Box::new(metric.clone()))?;
-            Ok::<_, prometheus::Error>(metric)
+            table.add(IntCounterVec::new(Opts::new(name, help), labels)?)
         };
         let gauge = |name: &str, help: &str, labels: &[&str]| {
-            let metric = IntGaugeVec::new(Opts::new(name, help), labels)?;
-            registry.register(Box::new(metric.clone()))?;
-            Ok::<_, prometheus::Error>(metric)
+            table.add(IntGaugeVec::new(Opts::new(name, help), labels)?)
         };
         let histogram = |name: &str, help: &str, labels: &[&str], buckets: &[f64]| {
-            let metric = HistogramVec::new(HistogramOpts::new(name, help).buckets(buckets.to_vec()), labels)?;
-            registry.register(Box::new(metric.clone()))?;
-            Ok::<_, prometheus::Error>(metric)
+            table.add(HistogramVec::new(HistogramOpts::new(name, help).buckets(buckets.to_vec()), labels)?)
         };
         Ok(Self {
             requests: counter(
@@ -128,6 +145,12 @@ impl Metrics {
                 "From a streamed request's arrival to its first token.",
                 &["model"],
                 SECONDS,
+            )?,
+            inter_token_latency: histogram(
+                "cortex_inter_token_latency_seconds",
+                "From one token's event of a stream to the next.",
+                &["model"],
+                GAPS,
             )?,
             tokens_per_second: histogram(
                 "cortex_tokens_per_second",
@@ -223,17 +246,28 @@ impl Metrics {
             key_cost: {
                 let about =
                     Opts::new("cortex_key_cost_usd_total", "What a key's requests cost, by the catalogue.");
-                let metric = CounterVec::new(about, &["key"])?;
-                registry.register(Box::new(metric.clone()))?;
-                metric
+                table.add(CounterVec::new(about, &["key"])?)?
             },
             key_refused: counter(
                 "cortex_key_refused_total",
                 "Requests refused because of what their key may have.",
                 &["key", "limit"],
             )?,
-            registry,
+            registry: table.registry,
+            described: table.described.into_inner(),
         })
+    }
+
+    /// Series that count what seldom happens begin at 0, or nobody would see the first time.
+    pub(crate) fn begin(&self) {
+        for (counters, outcomes) in [
+            (&self.config_reloads, &["ok", "refused"][..]),
+            (&self.policy_swaps, &["ok", "refused", "removed"]),
+            (&self.retries, &["tried", "budget", "poison"]),
+            (&self.evictions, &["memory", "idle", "operator", "defrag"]),
+        ] {
+            outcomes.iter().for_each(|outcome| counters.with_label_values(&[outcome]).inc_by(0));
+        }
     }
 
     /// The meters of one policy, looked up once: a lookup takes as long as a decision.
@@ -254,6 +288,76 @@ impl Metrics {
         match TextEncoder::new().encode(&self.registry.gather(), &mut out) {
             Ok(()) => String::from_utf8_lossy(&out).into_owned(),
             Err(error) => format!("# {error}\n"),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::collections::BTreeSet;
+
+    /// Names and labels that queries in a file use, in the order of their coming.
+    fn used(text: &str) -> Vec<(String, BTreeSet<String>)> {
+        let is_word = |c: char| c.is_ascii_alphanumeric() || c == '_';
+        let words = |text: &str| -> BTreeSet<String> {
+            text.split(|c: char| !is_word(c)).filter(|w| !w.is_empty()).map(str::to_owned).collect()
+        };
+        let mut found = Vec::new();
+        for (at, _) in text.match_indices("cortex_") {
+            let rest = &text[at..];
+            let end = rest.find(|c| !is_word(c)).unwrap_or(rest.len());
+            let (name, after) = rest.split_at(end);
+            let labels = match after.strip_prefix('{') {
+                Some(matchers) => {
+                    let matchers = &matchers[..matchers.find('}').unwrap()];
+                    let labels = matchers.split(',').filter_map(|m| m.split(['=', '!']).next());
+                    labels.map(|label| label.trim().to_owned()).filter(|label| !label.is_empty()).collect()
+                }
+                None => BTreeSet::new(),
+            };
+            // `by (…)` stands before the series that it is about.
+            let line = &text[text[..at].rfind(['\n', '/']).map_or(0, |n| n + 1)..at];
+            let by = line.rsplit_once("by (").map_or("", |(_, by)| by.split(')').next().unwrap_or_default());
+            let by = words(by).into_iter().filter(|label| label != "le");
+            found.push((name.to_owned(), labels.into_iter().chain(by).collect()));
+        }
+        found
+    }
+
+    #[test]
+    fn dashboards_and_alerts_are_about_series_that_there_are() {
+        let metrics = Metrics::new().unwrap();
+        let dashboard: serde_json::Value =
+            serde_json::from_str(include_str!("../../packaging/grafana/cortex.json")).unwrap();
+        let panels = dashboard["panels"].as_array().unwrap().iter();
+        let targets = panels.flat_map(|panel| panel["targets"].as_array().into_iter().flatten());
+        let mut queries: Vec<String> = targets.map(|t| t["expr"].as_str().unwrap().to_owned()).collect();
+        let count = queries.len();
+        let rules = include_str!("../../packaging/prometheus/cortex.rules.yml");
+        queries.push(rules.lines().filter(|line| !line.contains("summary")).collect::<Vec<_>>().join("\n"));
+        let used: Vec<_> = queries.iter().flat_map(|query| used(query)).collect();
+        assert!(count > 25 && used.len() > 45, "{count} queries, {} series", used.len());
+        for (name, labels) in &used {
+            let base = ["_bucket", "_sum", "_count"].iter().find_map(|end| name.strip_suffix(end));
+            let is_it = |desc: &&Desc| desc.fq_name == *name || Some(desc.fq_name.as_str()) == base;
+            let desc = metrics.described.iter().find(is_it);
+            let desc = desc.unwrap_or_else(|| panic!("there is no {name}"));
+            for label in labels {
+                assert!(desc.variable_labels.contains(label), "{name} has no label {label}");
+            }
+        }
+        // And nothing is measured in vain.
+        for desc in &metrics.described {
+            let seldom = [
+                "cortex_policy_shadow",
+                "cortex_policy_canary",
+                "cortex_policy_decisions",
+                "cortex_policy_counter",
+            ];
+            let is_shown = used.iter().any(|(name, _)| name.starts_with(&desc.fq_name));
+            let is_seldom = seldom.iter().any(|name| desc.fq_name.starts_with(name));
+            assert!(is_shown || is_seldom || desc.fq_name == "cortex_key_requests_total", "{}", desc.fq_name);
         }
     }
 }

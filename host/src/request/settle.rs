@@ -109,6 +109,8 @@ pub(super) struct Ledger {
     usage: Usage,
     first_token: Option<Instant>,
     last_token: Option<Instant>,
+    /// Of its model; looked up once.
+    gaps: Option<prometheus::Histogram>,
     /// Chunks that said something: what is counted where a node sends no usage.
     chunks: u64,
     error: Option<String>,
@@ -143,6 +145,7 @@ impl Ledger {
             usage: Usage::default(),
             first_token: None,
             last_token: None,
+            gaps: None,
             chunks: 0,
             error: None,
             settled: false,
@@ -181,7 +184,14 @@ impl Ledger {
     /// A chunk that said something has passed.
     pub(super) fn token(&mut self) {
         let now = Instant::now();
-        self.first_token.get_or_insert(now);
+        match self.last_token {
+            None => self.first_token = Some(now),
+            Some(last) => {
+                let series = &self.gateway.metrics.inter_token_latency;
+                let gaps = self.gaps.get_or_insert_with(|| series.with_label_values(&[self.model.as_str()]));
+                gaps.observe((now - last).as_secs_f64());
+            }
+        }
         self.last_token = Some(now);
         self.chunks += 1;
     }

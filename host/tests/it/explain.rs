@@ -42,7 +42,10 @@ async fn a_requests_story_names_facts_decisions_failures_and_waits() {
         let other = ask().replace("\"x\"", &format!("\"another conversation: {turn}\""));
         let said = gateway.client.call("POST", "/v1/chat/completions", &[], other).await;
         let route = said.header("x-cortex-route").to_owned();
-        assert!(route.contains("; by=affinity; wait_ms=") && route.contains("; cold_ms=0; attempts="), "{route}");
+        assert!(
+            route.contains("; by=affinity; wait_ms=") && route.contains("; cold_ms=0; attempts="),
+            "{route}"
+        );
         id = said.header("x-request-id").to_owned();
         route.starts_with("node=n1;") && route.ends_with("attempts=2")
     })
