@@ -27,7 +27,7 @@ use neuron_protocol::Discovery;
 use sha2::{Digest, Sha256};
 use tokio::sync::watch::Receiver;
 
-use crate::registry::Registry;
+use crate::{config::Token, registry::Registry};
 
 /// What every handler has.
 pub(crate) struct App {
@@ -36,8 +36,8 @@ pub(crate) struct App {
     /// Where this daemon listens, as it tells others.
     pub(crate) url: String,
     pub(crate) started: Instant,
-    /// SHA-256 of the bearer token: equal lengths compare in equal time.
-    token: Option<[u8; 32]>,
+    /// By SHA-256 of each: equal lengths compare in equal time.
+    tokens: Vec<([u8; 32], Token)>,
     tokenizing: tokens::Tokenizing,
     watchers: watch::Watchers,
     /// Whether the daemon stops.
@@ -46,14 +46,15 @@ pub(crate) struct App {
 
 impl App {
     pub(crate) fn new(registry: Arc<Registry>, bound: SocketAddr, stopped: Receiver<bool>) -> Arc<Self> {
-        let token = registry.config.token.as_deref().map(|token| Sha256::digest(token).into());
+        let digest = |token: &Token| (Sha256::digest(&token.secret).into(), token.clone());
+        let tokens = registry.config.tokens.iter().map(digest).collect();
         // Nobody can connect to "any address"; loopback means the host that was asked.
         let ip = if bound.ip().is_unspecified() { [127, 0, 0, 1].into() } else { bound.ip() };
         let url = format!("http://{}", SocketAddr::new(ip, bound.port()));
         let discovery = meta::discover(&registry);
         let (started, tokenizing) = (Instant::now(), tokens::Tokenizing::new());
         let watchers = watch::Watchers::new();
-        Arc::new(Self { registry, discovery, url, started, token, tokenizing, watchers, stopped })
+        Arc::new(Self { registry, discovery, url, started, tokens, tokenizing, watchers, stopped })
     }
 }
 

@@ -2,6 +2,7 @@
 
 mod raw;
 mod source;
+mod token;
 mod typo;
 
 use std::{
@@ -18,6 +19,8 @@ use crate::{
     preflight::CacheLimits,
 };
 
+pub use token::{Scope, Token};
+
 /// A source by this name exists without being configured.
 pub const HUGGINGFACE: &str = "huggingface";
 
@@ -27,8 +30,8 @@ pub struct Config {
     pub listen: SocketAddr,
     /// What the daemon calls itself; the host's name unless set.
     pub name: String,
-    /// The bearer token that every request must carry; `None`: open to whoever can connect.
-    pub token: Option<String>,
+    /// Bearer tokens, one of which every request must carry; none: open to whoever can connect.
+    pub tokens: Vec<Token>,
     /// Whoever can connect is let in, wherever it listens.
     pub insecure_open: bool,
     /// How long running requests may go on after the signal to stop.
@@ -122,11 +125,8 @@ impl Config {
             let got = &raw.neuron.listen;
             at("neuron.listen", format!("{got:?} is not an address; expected one like \"127.0.0.1:13131\""))
         })?;
-        let token = match &raw.neuron.token_env {
-            None => None,
-            Some(variable) => Some(secret(variable, env).map_err(|e| at("neuron.token_env", e))?),
-        };
-        let guarded = token.is_some() || raw.neuron.insecure_open;
+        let tokens = token::all(&raw.neuron, file, env)?;
+        let guarded = !tokens.is_empty() || raw.neuron.insecure_open;
         check_door(listen, guarded).map_err(|e| at("neuron.listen", e))?;
         for id in &raw.neuron.preload {
             ModelId::parse(id).map_err(|e| at("neuron.preload", format!("{id:?} is not a model id: {e}")))?;
@@ -148,7 +148,7 @@ impl Config {
         Ok(Self {
             listen,
             name: raw.neuron.name.unwrap_or_else(crate::host::hostname),
-            token,
+            tokens,
             insecure_open: raw.neuron.insecure_open,
             drain: Duration::from_secs(raw.neuron.drain_secs),
             preload: raw.neuron.preload,
@@ -180,7 +180,7 @@ impl Config {
 impl Config {
     /// The same on another address, under the same rule for open doors.
     pub fn listening_on(self, listen: SocketAddr) -> Result<Self, ConfigError> {
-        let guarded = self.token.is_some() || self.insecure_open;
+        let guarded = !self.tokens.is_empty() || self.insecure_open;
         check_door(listen, guarded).map_err(|e| ConfigError(format!("--listen: {e}")))?;
         Ok(Self { listen, ..self })
     }

@@ -8,7 +8,9 @@ use tracing_subscriber::EnvFilter;
 
 pub(super) fn run(path: &Path) -> anyhow::Result<()> {
     let filter = EnvFilter::try_from_default_env().unwrap_or_else(|_| EnvFilter::new("info"));
-    tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr).init();
+    let colours =
+        std::io::IsTerminal::is_terminal(&std::io::stderr()) && std::env::var_os("NO_COLOR").is_none();
+    tracing_subscriber::fmt().with_ansi(colours).with_env_filter(filter).with_writer(std::io::stderr).init();
     let config = Config::load(path)?;
     tokio::runtime::Builder::new_multi_thread().enable_all().build()?.block_on(serve(config, path))
 }

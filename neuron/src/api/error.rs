@@ -51,6 +51,11 @@ impl ApiError {
         Self::new(StatusCode::UNAUTHORIZED, "invalid_request_error", "invalid_api_key", message)
     }
 
+    pub(super) fn forbidden(token: &str, scope: &str) -> Self {
+        let message = format!("the token {token} does not have the scope {scope}, which this call needs");
+        Self::new(StatusCode::FORBIDDEN, "invalid_request_error", "scope_missing", message)
+    }
+
     /// 400: the prompt `has` (or "has at least") `prompt` tokens, where `max` fit.
     pub(super) fn context_length(param: &str, has: &str, prompt: u64, max: u64) -> Self {
         let message = format!(

@@ -16,7 +16,8 @@ use axum::{
 };
 use sha2::{Digest, Sha256};
 
-use super::{App, error::ApiError};
+use super::{App, error::ApiError, params::CALLER};
+use crate::config::Scope;
 
 const REQUEST_ID: HeaderName = HeaderName::from_static("x-request-id");
 /// A longer id is replaced: it would be written into every log line.
@@ -33,18 +34,43 @@ pub(super) async fn name_request(mut request: Request, next: Next) -> Response {
     response
 }
 
-/// Refuses whoever does not have the token, where there is one.
-pub(super) async fn authenticate(State(app): State<Arc<App>>, request: Request, next: Next) -> Response {
-    if let Some(expected) = &app.token {
-        let sent = request.headers().get(header::AUTHORIZATION).and_then(|value| value.to_str().ok());
-        let sent = sent.and_then(|value| value.split_once(' '));
-        let token = sent.filter(|(scheme, _)| scheme.eq_ignore_ascii_case("bearer")).map(|(_, token)| token);
-        let matches = token.is_some_and(|token| Sha256::digest(token.trim())[..] == expected[..]);
-        if !matches {
-            return ApiError::unauthorized().into_response();
-        }
+/// Refuses whoever has no token, where there are some, or one that is for something else. Only a gateway says for whom
+/// it asks; whoever else has a token asks for itself.
+pub(super) async fn authenticate(State(app): State<Arc<App>>, mut request: Request, next: Next) -> Response {
+    if app.tokens.is_empty() {
+        return next.run(request).await;
+    }
+    let sent = request.headers().get(header::AUTHORIZATION).and_then(|value| value.to_str().ok());
+    let sent = sent.and_then(|value| value.split_once(' '));
+    let sent = sent.filter(|(scheme, _)| scheme.eq_ignore_ascii_case("bearer")).map(|(_, token)| token);
+    let digest = sent.map(|token| Sha256::digest(token.trim()));
+    let known = digest.and_then(|digest| app.tokens.iter().find(|(known, _)| digest[..] == known[..]));
+    let Some((_, token)) = known else { return ApiError::unauthorized().into_response() };
+    if let Some(scope) = needed(request.uri().path())
+        && !token.scopes.contains(&scope)
+    {
+        return ApiError::forbidden(&token.name, scope.name()).into_response();
+    }
+    if !token.is_gateways() {
+        match HeaderValue::from_str(&format!("token:{}", token.name)) {
+            Ok(itself) => request.headers_mut().insert(CALLER, itself),
+            Err(_) => request.headers_mut().remove(CALLER),
+        };
     }
     next.run(request).await
+}
+
+/// What a path is part of; `None`: whoever has a token may ask.
+fn needed(path: &str) -> Option<Scope> {
+    match path {
+        "/" | "/health" | "/version" => None,
+        "/tokenize" => Some(Scope::Infer),
+        "/defrag" | "/models/load" | "/models/unload" | "/models/park" | "/models/wake" => {
+            Some(Scope::Lifecycle)
+        }
+        path if path.starts_with("/v1/") => Some(Scope::Infer),
+        _ => Some(Scope::Registry),
+    }
 }
 
 /// An id that no other answer of this daemon has, nor likely one of another's.

@@ -32,7 +32,7 @@ pub(super) struct Params {
 }
 
 /// The header that names the caller.
-const CALLER: &str = "x-cortex-tenant";
+pub(super) const CALLER: &str = "x-cortex-tenant";
 
 impl Params {
     pub(super) fn parse(fields: Fields<'_>) -> Result<Self, ApiError> {

@@ -29,9 +29,18 @@ pub(super) struct Neuron {
     pub(super) listen: String,
     pub(super) name: Option<String>,
     pub(super) token_env: Option<String>,
+    pub(super) tokens: Vec<Token>,
     pub(super) insecure_open: bool,
     pub(super) drain_secs: u64,
     pub(super) preload: Vec<String>,
+}
+
+#[derive(Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(super) struct Token {
+    pub(super) name: String,
+    pub(super) token_env: String,
+    pub(super) scopes: Vec<super::Scope>,
 }
 
 impl Default for Neuron {
@@ -40,6 +49,7 @@ impl Default for Neuron {
             listen: "127.0.0.1:13131".to_owned(),
             name: None,
             token_env: None,
+            tokens: Vec::new(),
             insecure_open: false,
             drain_secs: 30,
             preload: Vec::new(),

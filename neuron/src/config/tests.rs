@@ -26,9 +26,10 @@ fn the_example_is_valid_and_says_the_defaults() {
     assert_eq!(format!("{config:?}"), format!("{defaults:?}"));
     // Its commented lines are examples too: with them in force it still parses.
     let all = text.replace("\n#: ", "\n");
-    let env = [("HOME", "/h"), ("NEURON_TOKEN", "t"), ("MIRROR_TOKEN", "m")];
+    let env = [("HOME", "/h"), ("NEURON_TOKEN", "t"), ("MIRROR_TOKEN", "m"), ("ANN_TOKEN", "a")];
     let all = parse_with(&all, &env).unwrap();
-    assert_eq!(all.token.as_deref(), Some("t"));
+    assert!(all.tokens[0].secret == "t" && all.tokens[0].is_gateways());
+    assert_eq!((&*all.tokens[1].name, &*all.tokens[1].scopes), ("ann", &[Scope::Infer][..]));
     assert_eq!(all.sources["mirror"].token.as_deref(), Some("m"));
 }
 
@@ -73,7 +74,7 @@ fn what_parses_is_also_checked() {
 #[test]
 fn a_token_opens_the_way_out_of_the_private_networks() {
     let file = "[neuron]\nlisten = \"0.0.0.0:1\"\ntoken_env = \"T\"";
-    assert_eq!(parse_with(file, &[("T", " secret ")]).unwrap().token.as_deref(), Some("secret"));
+    assert_eq!(parse_with(file, &[("T", " secret ")]).unwrap().tokens[0].secret, "secret");
     assert!(parse_with(file, &[("T", " ")]).unwrap_err().contains("set but empty"));
     assert!(parse("[neuron]\nlisten = \"0.0.0.0:1\"\ninsecure_open = true").is_ok());
     for private in ["10.1.2.3:1", "192.168.0.1:1", "[::1]:1", "[fd00::1]:1"] {
@@ -110,4 +111,20 @@ fn the_hubs_own_token_goes_to_the_hub_alone() {
     check(&[home, ("HF_ENDPOINT", "http://m"), ("HF_TOKEN", "secret")], None);
     check(&[home, ("HF_HUB_DISABLE_IMPLICIT_TOKEN", "1"), ("HF_TOKEN", "secret")], None);
     check(&[("HF_HOME", "/nonexistent")], None);
+}
+
+#[test]
+fn a_token_that_cannot_be_meant_is_named() {
+    let check = |token: &str, part: &str| {
+        let text = format!("[neuron]\ntoken_env = \"T\"\n[[neuron.tokens]]\n{token}");
+        let error = parse_with(&text, &[("T", "secret"), ("A", "a"), ("HOME", "/h")]).unwrap_err();
+        assert!(error.contains(part), "{error:?} lacks {part:?}");
+    };
+    check(
+        "name = \"a\"\ntoken_env = \"NONE\"\nscopes = [\"infer\"]",
+        "neuron.tokens.a: the environment variable NONE",
+    );
+    check("name = \"a\"\ntoken_env = \"A\"\nscopes = []", "neuron.tokens.a: it has no scopes");
+    check("name = \"a\"\ntoken_env = \"A\"\nscopes = [\"all\"]", "all");
+    check("name = \"a\"\ntoken_env = \"T\"\nscopes = [\"infer\"]", "the secret of gateway");
 }
