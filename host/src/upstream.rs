@@ -31,6 +31,9 @@ const JSON_LIMIT: usize = 8 << 20;
 /// request, and what becomes of that is the caller's to decide.
 const STALE: Duration = Duration::from_millis(50);
 
+/// Answers `1xx` before the real one.
+const INFORMATIONAL: u32 = 16;
+
 /// Sends requests to peers.
 #[derive(Debug, Clone, Default)]
 pub struct Upstream;
@@ -137,7 +140,7 @@ async fn exchange(
 ) -> Result<Option<(Head, Vec<u8>)>, UpstreamError> {
     // A node may refuse before it has read everything: what it says counts, not that it no longer listens.
     let written = write_all(stream, head, rest).await;
-    let mut came = Vec::with_capacity(2 << 10);
+    let (mut came, mut informational) = (Vec::with_capacity(2 << 10), 0);
     loop {
         match stream.read_buf(&mut came).await {
             Ok(0) if came.is_empty() => return Ok(None),
@@ -155,7 +158,10 @@ async fn exchange(
                     return Err(UpstreamError::Malformed("it switches to another protocol".into()));
                 }
                 // The real one is still to come.
-                status if status.is_informational() => {}
+                status if status.is_informational() && informational < INFORMATIONAL => informational += 1,
+                status if status.is_informational() => {
+                    return Err(UpstreamError::Malformed("it says that it works, and nothing else".into()));
+                }
                 _ => return Ok(Some((head, came))),
             }
         }

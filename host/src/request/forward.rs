@@ -15,7 +15,9 @@ use std::time::Duration;
 use tokio::time::Instant;
 
 /// Bytes of a whole answer; a larger one is refused.
-const ANSWER_LIMIT: usize = 256 << 20;
+const ANSWER_LIMIT: usize = 64 << 20;
+/// Bytes of comments before the first event that are kept for the client.
+const COMMENTS: usize = 64 << 10;
 /// When a client may try again whose node failed.
 const RETRY: Duration = Duration::from_secs(2);
 
@@ -83,11 +85,20 @@ pub(super) async fn forward(
     let (parts, body) = response.into_parts();
     let kind = parts.headers.get(header::CONTENT_TYPE).map(HeaderValue::as_bytes).unwrap_or_default();
     if parts.status.is_success() && kind.starts_with(b"text/event-stream") {
-        return first_event(work, node, model, body, seat).await;
+        let begins = first_event(work, node, model, body, seat);
+        // Signs of life are no answer.
+        return tokio::time::timeout_at(deadline, begins)
+            .await
+            .unwrap_or_else(|_| Err(Failed::Final(too_late(node))));
     }
     let whole = while_up(work, node, body.whole(ANSWER_LIMIT)).await;
     let body = whole.map_err(|error| elsewhere(node, &error))?;
     if parts.status.is_success() {
+        // A proxy's page, or nothing at all.
+        let text = body.trim_ascii();
+        if !(text.starts_with(b"{") && text.ends_with(b"}")) {
+            return Err(elsewhere(node, &UpstreamError::Malformed("it is no JSON object".into())));
+        }
         return Ok(Started::Whole {
             status: parts.status.as_u16(),
             body,
@@ -159,7 +170,9 @@ async fn first_event(
             framer.push(data).map_err(|e| elsewhere(node, &UpstreamError::Malformed(e.to_string())))?;
         let Some(first) = whole else { continue };
         let Some(event) = crate::sse::events(&first).find_map(|event| event.data()) else {
-            before.extend_from_slice(&first);
+            if before.len() + first.len() <= COMMENTS {
+                before.extend_from_slice(&first);
+            }
             continue;
         };
         if let Some(refusal) = error_event(&event) {

@@ -24,6 +24,15 @@ pub(super) async fn read(
     limit: usize,
     time: Duration,
 ) -> Result<Bytes, Refusal> {
+    // Small ones may become of any size, and no SDK sends them.
+    let encoding = headers
+        .get(header::CONTENT_ENCODING)
+        .filter(|value| !value.as_bytes().eq_ignore_ascii_case(b"identity"));
+    if let Some(encoding) = encoding {
+        let encoding = String::from_utf8_lossy(encoding.as_bytes());
+        let message = format!("a body under content-encoding {encoding:?} is not taken; send it as it is");
+        return Err(Refusal::new(StatusCode::UNSUPPORTED_MEDIA_TYPE, "unsupported_encoding", message));
+    }
     tokio::time::timeout(time, bounded(body, headers, limit)).await.unwrap_or_else(|_| {
         let message = format!("the request body did not arrive within {} s", time.as_secs_f64());
         Err(Refusal::new(StatusCode::REQUEST_TIMEOUT, "request_timeout", message))

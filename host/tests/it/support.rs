@@ -4,6 +4,7 @@ pub mod http;
 pub mod load;
 pub mod node;
 pub mod processes;
+pub mod rawnode;
 pub mod tls;
 pub mod wait;
 
