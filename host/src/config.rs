@@ -257,5 +257,31 @@ impl Config {
     }
 }
 
+/// cortex.toml from bytes, with no files beside it; for fuzzing.
+#[cfg(any(test, fuzzing))]
+pub(crate) fn fuzz(data: &[u8]) {
+    let read = |file: &Path| match file.file_name().is_some_and(|name| name == "cortex.toml") {
+        true => Ok(String::from_utf8_lossy(data).into_owned()),
+        false => Err(std::io::ErrorKind::NotFound.into()),
+    };
+    let loaded =
+        Config::load_with(Path::new("cortex.toml"), read, |_| Some("secret".into()), std::iter::empty());
+    if let Ok(config) = loaded {
+        assert!(config.changes(&config).is_empty());
+        let _sentences = config.doubts();
+    }
+}
+
+/// models.toml from bytes; for fuzzing.
+#[cfg(any(test, fuzzing))]
+pub(crate) fn fuzz_catalogue(data: &[u8]) {
+    if let Ok(catalogue) = Catalogue::parse(Path::new("models.toml"), &String::from_utf8_lossy(data)) {
+        for model in catalogue.models() {
+            assert_eq!(catalogue.id_of(&model.node_id()), model.id);
+        }
+        let _sentences = catalogue.doubts();
+    }
+}
+
 #[cfg(test)]
 mod tests;

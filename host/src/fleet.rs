@@ -8,7 +8,7 @@ mod evict;
 mod hosts;
 mod index;
 mod keeper;
-mod listen;
+pub(crate) mod listen;
 mod load;
 mod node;
 mod offer;

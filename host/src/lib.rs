@@ -7,6 +7,8 @@ pub mod config;
 pub mod decide;
 pub mod facts;
 pub mod fleet;
+#[cfg(any(test, fuzzing))]
+pub mod fuzzing;
 pub mod gateway;
 pub mod metrics;
 mod net;

@@ -8,6 +8,8 @@ mod body;
 mod budget;
 mod dialect;
 mod forward;
+#[cfg(any(test, fuzzing))]
+pub(crate) mod fuzz;
 mod history;
 mod models;
 mod read;

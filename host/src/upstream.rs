@@ -4,6 +4,8 @@
 
 mod body;
 mod chunked;
+#[cfg(any(test, fuzzing))]
+pub(crate) mod fuzz;
 mod head;
 mod peer;
 mod pool;

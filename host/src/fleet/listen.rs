@@ -18,6 +18,9 @@ const HEAD: Duration = Duration::from_secs(3);
 const SILENCE: Duration = Duration::from_secs(30);
 /// Loads under way that are kept of one node; what it says beyond is passed over.
 const MOST_LOADS: usize = 64;
+/// Models and devices that are kept of one node, far more than any has.
+const MOST_MODELS: usize = 4096;
+const MOST_DEVICES: usize = 256;
 
 /// An open stream of events.
 pub struct Listener {
@@ -92,6 +95,20 @@ fn event(event: sse::Event<'_>) -> Option<serde_json::Result<WatchEvent>> {
     Some(WatchEvent::parse(name, &mut serde_json::Deserializer::from_slice(&data)))
 }
 
+/// A stream's bytes into a view; for fuzzing.
+#[cfg(any(test, fuzzing))]
+pub(crate) fn fuzz(data: &[u8]) {
+    use crate::config::{NodeConfig, Serves};
+    use crate::upstream::Access;
+    let access = Access { endpoint: "http://h".into(), ..Access::default() };
+    let config = NodeConfig { name: "n".into(), access, serves: Serves::Neuron };
+    let Ok(node) = super::Node::new(&config) else { return };
+    let mut view = NodeView::unseen(&std::sync::Arc::new(node));
+    sse::events(data).filter_map(event).filter_map(Result::ok).for_each(|event| apply(&mut view, event));
+    view.reindex();
+    assert!(view.models.len() <= MOST_MODELS || data.len() > MOST_MODELS);
+}
+
 /// Takes an event into the view.
 pub(super) fn apply(view: &mut NodeView, event: WatchEvent) {
     match event {
@@ -117,23 +134,29 @@ pub(super) fn apply(view: &mut NodeView, event: WatchEvent) {
             }
             match (at, gone) {
                 (Some(at), false) => view.models[at] = *model,
-                (None, false) => view.models.push(*model),
+                (None, false) if view.models.len() < MOST_MODELS => view.models.push(*model),
                 (Some(at), true) => drop(view.models.remove(at)),
-                (None, true) => {}
+                (None, _) => {}
             }
         }
         // What has changed was used just now; how long it was idle is left out of these events.
-        WatchEvent::Load(mut load) => match view.health.models.iter_mut().find(|m| m.id == load.id) {
-            Some(known) => {
-                load.idle_ms = load.idle_ms.or(known.idle_ms.map(|_| 0));
-                *known = *load;
+        WatchEvent::Load(mut load) => {
+            let all = &mut view.health.models;
+            match all.iter().position(|m| m.id == load.id) {
+                Some(at) => {
+                    load.idle_ms = load.idle_ms.or(all[at].idle_ms.map(|_| 0));
+                    all[at] = *load;
+                }
+                None if all.len() < MOST_MODELS => all.push(*load),
+                None => {}
             }
-            None => view.health.models.push(*load),
-        },
+        }
         WatchEvent::Device(device) => {
-            match view.health.devices.iter_mut().find(|d| d.index == device.index) {
-                Some(known) => *known = device,
-                None => view.health.devices.push(device),
+            let all = &mut view.health.devices;
+            match all.iter().position(|d| d.index == device.index) {
+                Some(at) => all[at] = device,
+                None if all.len() < MOST_DEVICES => all.push(device),
+                None => {}
             }
         }
         WatchEvent::Progress(progress) => {

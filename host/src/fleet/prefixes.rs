@@ -91,7 +91,7 @@ impl<'a> Conversation<'a> {
     }
 
     /// The value after each message.
-    pub(super) fn entries(&self, model: &str) -> Arc<[u64]> {
+    pub(crate) fn entries(&self, model: &str) -> Arc<[u64]> {
         let mut known = self.entries.borrow_mut();
         if let Some((_, entries)) = known.iter().find(|(name, _)| name == model) {
             return entries.clone();

@@ -89,8 +89,8 @@ async fn a_canary_that_traps_is_taken_back_at_once() {
 async fn a_canary_whose_requests_fail_is_taken_back() {
     let routing = "[routing]\npolicy = \"live\"\ncanary = { policy = \"next\", percent = 50 }\n";
     let (_a, b, gateway) = fleet(&[("live", Guest::routing()), ("next", second_node())], routing).await;
-    // The node that the canary prefers is sick.
-    b.lock().always = Some(Reply::Whole(500, json!({"error": {"message": "broken"}})));
+    // The node that the canary prefers has too much to do, which opens no breaker.
+    b.lock().always = Some(Reply::Whole(503, json!({"error": {"message": "busy"}})));
     for _ in 0..40 {
         ask(&gateway, 10).await;
         let policies = gateway.admin.get("/admin/policies").await.json();

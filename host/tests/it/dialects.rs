@@ -76,7 +76,7 @@ async fn a_large_body_is_translated_too() {
 async fn an_answer_that_cannot_be_translated_is_booked_as_the_error_that_it_became() {
     let node = TestNode::with_model().await;
     let gateway = TestGateway::start(&[&node], &["anthropic"], "", "").await;
-    node.reply(Reply::Whole(200, json!(["no", "completion"])));
+    node.reply(Reply::Whole(200, json!({"no": "completion"})));
     let answer = gateway.client.post("/v1/messages", &ask(json!({}))).await;
     assert_eq!(answer.status, 500, "{}", answer.text());
     let record = gateway.last_request().await;

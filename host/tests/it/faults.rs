@@ -1,8 +1,8 @@
-//! What goes wrong while models are loaded.
+//! What goes wrong around the gateway: disks, processes, files.
 
 use crate::support::node::{Reply, TestNode, chat};
-use crate::support::processes::{MODEL, start_cortex_with};
-use crate::support::{Client, TestGateway, until};
+use crate::support::processes::{MODEL, Process, start_cortex_with, start_neuron};
+use crate::support::{Client, TestGateway, gateway, until};
 use neuron_protocol::ModelStatus;
 use serde_json::{Value, json};
 use std::sync::{Arc, Mutex};
@@ -71,4 +71,72 @@ async fn a_gateway_that_dies_under_load_is_replaced_without_harm() {
     let statuses: Vec<ModelStatus> = node.models.iter().map(|m| m.status).collect();
     assert_eq!(statuses, [ModelStatus::Loaded]);
     assert_eq!(node.asked.len(), 40, "each was answered once");
+}
+
+/// Two real neurons with a real model; one is killed while nothing runs there.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_neuron_that_is_killed_while_idle_costs_no_request() {
+    let dirs = [tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap()];
+    let mut nodes = Vec::new();
+    let mut neurons = String::new();
+    for dir in &dirs {
+        let (neuron, address) = start_neuron(dir.path(), "127.0.0.1:0");
+        let load = json!({"model_id": format!("huggingface:{MODEL}"), "quant": "Q4_1"});
+        let said = Client::new(&format!("http://{address}")).post("/models/load", &load).await;
+        assert_eq!(said.status, 200, "{}", said.text());
+        neurons += &format!("[[neurons]]\nname = \"n{}\"\nendpoint = \"http://{address}\"\n", nodes.len());
+        nodes.push(neuron);
+    }
+    let (_cortex, url, admin) = start_cortex_with(dirs[0].path(), &neurons, &[]);
+    let (client, admin) = (Client::new(&url), Client::new(&admin));
+    let loaded = async || {
+        let status = admin.get("/admin/status").await.json();
+        let nodes = status["nodes"].as_array().unwrap();
+        nodes.iter().all(|node| node["models"][0]["status"] == "loaded")
+    };
+    until("both have it", loaded).await;
+    let conversation = |turn: usize| json!({"model": MODEL, "max_tokens": 2, "messages": [{"role": "user", "content": format!("{turn}")}]});
+    let mut used = std::collections::BTreeSet::new();
+    for turn in 0..8 {
+        assert_eq!(client.post("/v1/chat/completions", &conversation(turn)).await.status, 200);
+        let requests = admin.get("/admin/requests").await.json();
+        used.insert(requests.as_array().unwrap().last().unwrap()["node"].to_string());
+    }
+    assert_eq!(used.len(), 2, "both serve");
+    nodes[0].kill();
+    // No poll has seen it yet, and pooled connections are still in the gateway's hands.
+    for turn in 8..24 {
+        let said = client.post("/v1/chat/completions", &conversation(turn)).await;
+        assert_eq!(said.status, 200, "{}", said.text());
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_gateway_without_a_file_to_open_serves_again_when_there_is_one() {
+    let node = TestNode::with_model().await;
+    node.lock().always = Some(Reply::Whole(200, chat("m", "hi")));
+    let dir = tempfile::tempdir().unwrap();
+    let path = dir.path().join("cortex.toml");
+    std::fs::write(&path, gateway::config(&[&node], "", "")).unwrap();
+    let mut cortex = tokio::task::block_in_place(|| Process::start_with_files(64, &path));
+    let address = tokio::task::block_in_place(|| cortex.address("cortex is listening on http://"));
+    let client = Client::new(&format!("http://{address}"));
+    until("it serves", async || client.post("/v1/chat/completions", &ask("m")).await.status == 200).await;
+    // Those that are accepted hold a file each, and say nothing.
+    let mut idle = Vec::new();
+    for _ in 0..100 {
+        idle.push(tokio::net::TcpStream::connect(&address).await.unwrap());
+    }
+    let refused = async {
+        let fresh = Client::new(&format!("http://{address}"));
+        tokio::time::timeout(Duration::from_millis(300), fresh.post("/v1/chat/completions", &ask("m")))
+            .await
+            .is_err()
+    };
+    assert!(refused.await, "there is none left");
+    drop(idle);
+    let fresh = Client::new(&format!("http://{address}"));
+    until("it serves again", async || fresh.post("/v1/chat/completions", &ask("m")).await.status == 200)
+        .await;
+    assert!(tokio::task::block_in_place(|| cortex.terminate()), "and ends well");
 }

@@ -163,3 +163,60 @@ async fn a_client_that_leaves_is_booked_and_its_upstream_is_cancelled() {
         .expect("the upstream was not cancelled");
     until("it is booked", async || gateway.last_request().await["status"] == 499).await;
 }
+
+/// Bytes that a node may be ahead of a client: what sockets hold on either side.
+const AHEAD: usize = 48 << 20;
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_client_that_does_not_read_slows_its_node_and_gets_everything() {
+    let (node, gateway) = pair(&[], "").await;
+    let (feed, fed) = mpsc::channel(1);
+    node.reply(Reply::Fed(Arc::new(Mutex::new(fed))));
+    let text = "x".repeat(64 << 10);
+    feed.send(chunk("m", &text)).await.unwrap();
+    let mut stream = gateway.client.stream("/v1/chat/completions", &ask(json!({}))).await;
+    let mut sent = 1;
+    // Until the node itself has to wait.
+    while let Ok(taken) =
+        tokio::time::timeout(Duration::from_secs(2), feed.send(chunk("m", &format!("{sent} {text}")))).await
+    {
+        taken.unwrap();
+        sent += 1;
+        assert!(sent * text.len() < AHEAD, "{sent} events and nobody reads them");
+    }
+    let rest = crate::support::node::spawn(async move {
+        for piece in ending("m") {
+            feed.send(piece).await.unwrap();
+        }
+    });
+    let all = stream.rest().await;
+    rest.await.unwrap();
+    assert!(all.ends_with("data: [DONE]\n\n"));
+    // One had its turn when the time was over, and was taken back.
+    let places: Vec<usize> = (1..sent).map(|n| all.find(&format!("\"{n} x")).unwrap()).collect();
+    assert!(places.is_sorted(), "in their order, and whole");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn idle_streams_keep_nobody_from_being_served() {
+    let (node, gateway) = pair(&[], "").await;
+    let mut running = Vec::new();
+    for _ in 0..400 {
+        let (feed, fed) = mpsc::channel(4);
+        node.reply(Reply::Fed(Arc::new(Mutex::new(fed))));
+        feed.send(chunk("m", "one")).await.unwrap();
+        let mut stream = gateway.client.stream("/v1/chat/completions", &ask(json!({}))).await;
+        assert!(stream.next().await.unwrap().contains("one"));
+        running.push((feed, stream));
+    }
+    node.reply(Reply::Pieces([vec![chunk("m", "quick")], ending("m")].concat()));
+    let mut quick = gateway.client.stream("/v1/chat/completions", &ask(json!({}))).await;
+    assert!(quick.rest().await.contains("quick"));
+    for (feed, mut stream) in running {
+        for piece in ending("m") {
+            feed.send(piece).await.unwrap();
+        }
+        drop(feed);
+        assert!(stream.rest().await.ends_with("data: [DONE]\n\n"));
+    }
+}

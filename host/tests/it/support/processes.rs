@@ -35,6 +35,14 @@ impl Process {
         Self::run(&mut command)
     }
 
+    /// A gateway that may have so many files open, sockets and all.
+    pub fn start_with_files(files: u32, config: &Path) -> Self {
+        let script = format!("ulimit -n {files}; exec \"$0\" serve --config \"$1\"");
+        let mut command = Command::new("sh");
+        command.args(["-c", &script, env!("CARGO_BIN_EXE_cortex")]).arg(config);
+        Self::run(&mut command)
+    }
+
     fn run(command: &mut Command) -> Self {
         command.stdout(Stdio::null()).stderr(Stdio::piped()).env("RUST_LOG", "info").env("NO_COLOR", "1");
         let mut child = command.spawn().unwrap();
