@@ -7,6 +7,8 @@ mod chunked;
 #[cfg(any(test, fuzzing))]
 pub(crate) mod fuzz;
 mod head;
+mod http1;
+mod http2;
 mod peer;
 mod pool;
 mod tls;
@@ -18,6 +20,7 @@ use crate::net::Stream;
 use bytes::Bytes;
 use head::{HEAD_LIMIT, Head};
 use http::{HeaderMap, HeaderValue, Method, Response, StatusCode, header};
+use http1::Http1;
 use peer::WITH_HEAD;
 use serde::Serialize;
 use serde::de::DeserializeOwned;
@@ -65,6 +68,9 @@ impl Upstream {
         headers: &HeaderMap,
         body: Bytes,
     ) -> Result<Response<Body>, UpstreamError> {
+        if let Some(shared) = &peer.http2 {
+            return http2::send(peer, shared, &method, path, headers, body).await;
+        }
         let mut head = peer.head(&method, path, headers, body.len());
         let mut rest = body;
         if rest.len() <= WITH_HEAD {
@@ -187,8 +193,8 @@ async fn write_all(stream: &mut Stream, head: &[u8], rest: &[u8]) -> std::io::Re
 }
 
 fn answered(peer: &Peer, stream: Stream, (head, came): (Head, Vec<u8>)) -> Response<Body> {
-    let body = Body::new(stream, peer.pool.clone(), head.length, head.stays_open, &came);
-    let mut response = Response::new(body);
+    let body = Http1::new(stream, peer.pool.clone(), head.length, head.stays_open, &came);
+    let mut response = Response::new(Body(body::Kind::Http1(body)));
     (*response.status_mut(), *response.headers_mut()) = (head.status, head.headers);
     response
 }

@@ -49,7 +49,7 @@ impl Target {
             std::fs::read_to_string(file).with_context(|| format!("{} cannot be read", file.display()))
         };
         let ca = self.ca.as_ref().map(read).transpose()?;
-        let access = Access { endpoint, token: self.admin_key.clone(), ca, headers: Vec::new() };
+        let access = Access { endpoint, token: self.admin_key.clone(), ca, ..Access::default() };
         Ok(Peer::open(&access)?)
     }
 

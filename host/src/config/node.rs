@@ -68,7 +68,7 @@ pub(super) fn nodes(
         let endpoint = raw.endpoint.trim_end_matches('/').to_owned();
         let token = outside.secret(&key("token_env"), raw.token_env.clone())?;
         let ca = raw.ca_file.as_deref().map(|file| outside.text(&key("ca_file"), file, files)).transpose()?;
-        let access = Access { endpoint, token, ca, headers: Vec::new() };
+        let access = Access { endpoint, token, ca, headers: Vec::new(), http2: raw.http2 };
         Peer::open(&access).map_err(|e| format!("{}: {e}", key(e.key())))?;
         nodes.push(NodeConfig { name: raw.name, access, serves: Serves::Neuron });
     }
@@ -102,7 +102,7 @@ fn upstream(
     if endpoint.parse().is_ok_and(|uri: http::Uri| uri.path() == "/" && uri.authority().is_some()) {
         endpoint += "/v1";
     }
-    let access = Access { endpoint, token, headers, ca };
+    let access = Access { endpoint, token, headers, ca, http2: raw.http2 };
     Peer::open(&access).map_err(|e| {
         let field = if e.key() == "token_env" { "key_env" } else { e.key() };
         format!("{}: {e}", key(field))

@@ -163,6 +163,8 @@ pub(super) struct Neuron {
     pub(super) endpoint: String,
     pub(super) token_env: Option<String>,
     pub(super) ca_file: Option<PathBuf>,
+    #[serde(default)]
+    pub(super) http2: bool,
 }
 
 #[derive(Debug, Deserialize, Serialize)]
@@ -178,6 +180,8 @@ pub(super) struct Upstream {
     #[serde(default)]
     pub(super) headers_env: BTreeMap<String, String>,
     pub(super) ca_file: Option<PathBuf>,
+    #[serde(default)]
+    pub(super) http2: bool,
     #[serde(default)]
     pub(super) models: BTreeMap<String, String>,
     pub(super) max_concurrent: Option<u32>,

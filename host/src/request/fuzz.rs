@@ -24,7 +24,7 @@ pub(crate) fn body(data: &[u8]) {
         after["model"] = before["model"].clone();
         let fields = |value: &mut Value| value.as_object_mut().map(|fields| fields.remove("stream_options"));
         let mut before = before;
-        (fields(&mut before), fields(&mut after));
+        let _metering = (fields(&mut before), fields(&mut after));
         assert_eq!(before, after);
     }
 }

@@ -1,127 +1,29 @@
-//! The body of a node's answer, read in the task that wants it: all that has come at once, without its chunks.
+//! The body of a node's answer, whatever HTTP it comes over.
 
 use super::UpstreamError;
-use super::chunked::Chunked;
-use super::head::Length;
-use super::pool::Pool;
-use crate::net::Stream;
+use super::http1::Http1;
+use super::http2::Http2;
 use bytes::Bytes;
-use std::cell::RefCell;
 use std::future::poll_fn;
-use std::pin::Pin;
-use std::sync::Arc;
-use std::task::{Context, Poll, ready};
-use tokio::io::{AsyncRead, ReadBuf};
+use std::task::{Context, Poll};
 
-/// Bytes that are read at once; what they come into is each thread's, not each connection's: ten thousand
-/// streams that say nothing need none.
-pub(super) const READ: usize = 64 << 10;
-
-thread_local! {
-    static SCRATCH: RefCell<Box<[u8]>> = RefCell::new(vec![0; READ].into_boxed_slice());
-}
-
-/// Dropped before its end it closes the connection, and so tells the node that nobody wants the rest.
+/// Dropped before its end it tells the node that nobody wants the rest: the connection closes, or its stream is reset.
 #[derive(Debug)]
-pub struct Body {
-    /// `None` once all has been read.
-    stream: Option<Stream>,
-    pool: Arc<Pool>,
-    /// The connection may go back into the pool.
-    stays_open: bool,
-    rest: Rest,
-    /// What came with the head.
-    ready: Vec<u8>,
-    /// Told once what came before it has been given.
-    failed: Option<UpstreamError>,
-}
+pub struct Body(pub(super) Kind);
 
 #[derive(Debug)]
-enum Rest {
-    Exact(u64),
-    Chunked(Chunked),
-    UntilClose,
-    Done,
+pub(super) enum Kind {
+    Http1(Http1),
+    Http2(Box<Http2>),
 }
 
 impl Body {
-    /// `came`: bytes that were read behind the head.
-    pub(super) fn new(
-        stream: Stream,
-        pool: Arc<Pool>,
-        length: Length,
-        stays_open: bool,
-        came: &[u8],
-    ) -> Self {
-        let rest = match length {
-            Length::Exact(length) => Rest::Exact(length),
-            Length::Chunked => Rest::Chunked(Chunked::default()),
-            Length::UntilClose => Rest::UntilClose,
-        };
-        let mut body = Self { stream: Some(stream), pool, stays_open, rest, ready: Vec::new(), failed: None };
-        let mut ready = Vec::new();
-        if let Err(error) = body.take(came, &mut ready) {
-            body.fail(error);
-        }
-        body.ready = ready;
-        body
-    }
-
-    /// Takes in what has come.
-    fn take(&mut self, came: &[u8], out: &mut Vec<u8>) -> Result<(), UpstreamError> {
-        let taken = match &mut self.rest {
-            Rest::Exact(left) => {
-                let here = usize::try_from(*left).unwrap_or(usize::MAX).min(came.len());
-                out.extend_from_slice(&came[..here]);
-                *left -= here as u64;
-                here
-            }
-            Rest::Chunked(chunks) => {
-                chunks.decode(came, out).map_err(|e| UpstreamError::Broken(e.to_string()))?
-            }
-            Rest::UntilClose => {
-                out.extend_from_slice(came);
-                came.len()
-            }
-            Rest::Done => 0,
-        };
-        let is_done = match &self.rest {
-            Rest::Exact(left) => *left == 0,
-            Rest::Chunked(chunks) => chunks.is_done(),
-            Rest::UntilClose => false,
-            Rest::Done => true,
-        };
-        if is_done {
-            self.rest = Rest::Done;
-            // More than was announced: what it belongs to nobody knows.
-            let is_clean = self.stays_open && taken == came.len();
-            if let Some(stream) = self.stream.take().filter(|_| is_clean) {
-                self.pool.put(stream);
-            }
-        }
-        Ok(())
-    }
-
-    fn fail(&mut self, error: UpstreamError) {
-        (self.rest, self.stream, self.failed) = (Rest::Done, None, Some(error));
-    }
-
-    fn is_done(&self) -> bool {
-        matches!(self.rest, Rest::Done)
-    }
-
     /// All that has come of it, at least one byte; `None` at its end.
     pub fn poll_data(&mut self, cx: &mut Context<'_>) -> Poll<Option<Result<Bytes, UpstreamError>>> {
-        let mut out = std::mem::take(&mut self.ready);
-        while out.is_empty() && !self.is_done() {
-            if let Err(error) = ready!(self.poll_read(cx, &mut out)) {
-                self.fail(error);
-            }
+        match &mut self.0 {
+            Kind::Http1(body) => body.poll_data(cx),
+            Kind::Http2(body) => body.poll_data(cx),
         }
-        if out.is_empty() {
-            return Poll::Ready(self.failed.take().map(Err));
-        }
-        Poll::Ready(Some(Ok(out.into())))
     }
 
     /// All of it; an error past `limit` bytes.
@@ -131,7 +33,7 @@ impl Body {
             if all.len() + data.len() > limit {
                 return Err(UpstreamError::Malformed(format!("it is longer than {limit} bytes")));
             }
-            if all.is_empty() && self.is_done() && self.failed.is_none() {
+            if all.is_empty() && self.is_all() {
                 return Ok(data);
             }
             all.extend_from_slice(&data);
@@ -139,24 +41,11 @@ impl Body {
         Ok(all.into())
     }
 
-    /// One read.
-    fn poll_read(&mut self, cx: &mut Context<'_>, out: &mut Vec<u8>) -> Poll<Result<(), UpstreamError>> {
-        SCRATCH.with_borrow_mut(|scratch| {
-            let broken = |what: String| Poll::Ready(Err(UpstreamError::Broken(what)));
-            let Some(stream) = &mut self.stream else { return broken("it is closed".into()) };
-            let mut into = ReadBuf::new(scratch);
-            match ready!(Pin::new(stream).poll_read(cx, &mut into)) {
-                Err(error) => broken(error.to_string()),
-                Ok(()) if into.filled().is_empty() => match self.rest {
-                    Rest::UntilClose => {
-                        self.rest = Rest::Done;
-                        self.stream = None;
-                        Poll::Ready(Ok(()))
-                    }
-                    _ => broken("it was closed before the end".into()),
-                },
-                Ok(()) => Poll::Ready(self.take(into.filled(), out)),
-            }
-        })
+    /// What was read last was the rest, and nothing is left to be told.
+    fn is_all(&self) -> bool {
+        match &self.0 {
+            Kind::Http1(body) => body.is_all(),
+            Kind::Http2(body) => body.is_all(),
+        }
     }
 }

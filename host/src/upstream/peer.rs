@@ -1,8 +1,10 @@
 //! Where a node is and how it is spoken to.
 
+use super::UpstreamError;
+use super::http2::Shared;
 use super::pool::Pool;
 use super::tls;
-use http::{HeaderMap, HeaderName, HeaderValue, Method, header};
+use http::{HeaderMap, HeaderName, HeaderValue, Method, Uri, header};
 use rustls::pki_types::ServerName;
 use std::path::PathBuf;
 use std::sync::Arc;
@@ -22,6 +24,8 @@ pub struct Access {
     pub headers: Vec<(String, String)>,
     /// Certificates that are trusted in the place of the system's, PEM.
     pub ca: Option<String>,
+    /// HTTP/2, without asking first where there is no TLS.
+    pub http2: bool,
 }
 
 /// Where requests go, and as whom.
@@ -34,7 +38,11 @@ pub struct Peer {
     base: String,
     /// `host: …`, `authorization: …` and what else is sent with every request.
     fields: Arc<[u8]>,
+    /// The same but for the host.
+    pub(super) own: HeaderMap,
+    authority: String,
     pub(super) pool: Arc<Pool>,
+    pub(super) http2: Option<Arc<Shared>>,
 }
 
 #[derive(Debug, Clone)]
@@ -92,19 +100,31 @@ impl Peer {
             }
             _ => tcp(access)?,
         };
-        let mut fields = format!("host: {authority}\r\n").into_bytes();
+        let mut own = HeaderMap::new();
         if let Some(token) = &access.token {
             let value = HeaderValue::try_from(format!("Bearer {token}")).map_err(|_| BadPeer::Token)?;
-            fields.extend([b"authorization: ", value.as_bytes(), b"\r\n"].concat());
+            own.insert(header::AUTHORIZATION, value);
         }
         for (name, value) in &access.headers {
             let bad = || BadPeer::Header(name.clone());
             let key = HeaderName::try_from(name).ok().filter(|key| !OWN.contains(key)).ok_or_else(bad)?;
             let value = HeaderValue::try_from(value).map_err(|_| bad())?;
-            fields.extend([key.as_str().as_bytes(), b": ", value.as_bytes(), b"\r\n"].concat());
+            own.insert(key, value);
+        }
+        let mut fields = format!("host: {authority}\r\n").into_bytes();
+        for (name, value) in &own {
+            fields.extend([name.as_str().as_bytes(), b": ", value.as_bytes(), b"\r\n"].concat());
         }
         let endpoint = access.endpoint.clone();
-        Ok(Self { endpoint, address, base, fields: fields.into(), pool: Arc::default() })
+        let (fields, http2) = (fields.into(), access.http2.then(Arc::default));
+        Ok(Self { endpoint, address, base, fields, own, authority, pool: Arc::default(), http2 })
+    }
+
+    /// As HTTP/2 names what is asked for.
+    pub(super) fn uri(&self, path: &str) -> Result<Uri, UpstreamError> {
+        let scheme = if matches!(self.address, Address::Tcp { tls: Some(_), .. }) { "https" } else { "http" };
+        let uri = format!("{scheme}://{}{}{path}", self.authority, self.base).parse();
+        uri.map_err(|e| UpstreamError::Malformed(format!("{path:?}: {e}")))
     }
 
     /// The request's head, with room behind it for a small body.
@@ -127,7 +147,7 @@ impl Peer {
 /// Address, authority and base path.
 fn tcp(access: &Access) -> Result<(Address, String, String), BadPeer> {
     let bad = || BadPeer::Endpoint(access.endpoint.clone());
-    let uri: http::Uri = access.endpoint.parse().map_err(|_| bad())?;
+    let uri: Uri = access.endpoint.parse().map_err(|_| bad())?;
     let port = match uri.scheme_str() {
         Some("http") => 80,
         Some("https") => 443,
@@ -140,7 +160,7 @@ fn tcp(access: &Access) -> Result<(Address, String, String), BadPeer> {
     let tls = match port {
         443 => {
             let name = ServerName::try_from(host.clone()).map_err(|_| bad())?;
-            Some((tls::client(access.ca.as_deref()).map_err(BadPeer::Ca)?, name))
+            Some((tls::client(access.ca.as_deref(), access.http2).map_err(BadPeer::Ca)?, name))
         }
         _ => None,
     };

@@ -21,6 +21,7 @@ mod fleet;
 mod frozen;
 mod gate;
 mod handover;
+mod http2;
 mod keys;
 mod pair;
 mod rawnodes;
