@@ -5,7 +5,7 @@ use crate::config::{Config, ConfigError};
 use crate::decide::Decider;
 use crate::fleet::{FleetState, Hosts, Keeper, Loads, Pollers, pinned_too_large};
 use crate::metrics::Metrics;
-use crate::policy::{PolicyEngine, Registry, limits};
+use crate::policy::{PolicyEngine, Registry};
 use crate::request::{Recent, RetryBudget};
 use crate::telemetry::Exporter;
 use crate::upstream::Upstream;
@@ -65,6 +65,7 @@ impl Gateway {
         let wanted = &config.telemetry;
         let telemetry = wanted.is_on().then(|| Exporter::start(wanted)).transpose()?;
         let engine = PolicyEngine::new(config.policy_cache.as_deref(), config.body_limit)?;
+        let sessions = Arc::new(Semaphore::new(engine.sessions));
         let policies = Arc::new(Registry::new(Arc::new(engine), metrics.clone()));
         policies.configure(config.policies.clone());
         let decider = Arc::new(Decider::new(policies.clone(), metrics.clone())?);
@@ -104,7 +105,7 @@ impl Gateway {
             retries: RetryBudget::default(),
             accounts,
             telemetry,
-            sessions: Arc::new(Semaphore::new(limits::TRANSLATED_STREAMS)),
+            sessions,
             started: Instant::now(),
             started_unix: SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |d| d.as_secs()),
             leaving: AtomicBool::new(false),

@@ -81,8 +81,18 @@ pub mod limits {
     pub const OUTPUT_SLACK: usize = 64 << 10;
     /// Bodies past this are translated off the reactor.
     pub const INLINE_BODY: usize = 256 << 10;
-    /// Sessions open at once; past it a request gets a 503.
-    pub const TRANSLATED_STREAMS: usize = 256;
+    /// Sessions open at once; past it a request gets a 503. One with a large request counts for several, by
+    /// [`SESSION_BYTES`]: what they hold together is bounded, too.
+    pub const TRANSLATED_STREAMS: usize = 10_240;
+    /// Of a guest's memory, of which a request takes a few copies.
+    pub const SESSION_BYTES: usize = 256 << 10;
+
+    /// How many a session counts for whose request has so many bytes. No request is too large to be alone.
+    pub const fn weight(request: usize) -> u32 {
+        let weight = 1 + request.saturating_mul(4) / SESSION_BYTES;
+        let most = TRANSLATED_STREAMS / 4;
+        (if weight < most { weight } else { most }) as u32
+    }
     /// Bytes that may be kept in all sessions together so that they could be taken up after a trap.
     pub const REPLAY: usize = 64 << 20;
     /// Calls after which a warm instance is replaced: a leak stays small.

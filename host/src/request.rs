@@ -70,7 +70,7 @@ pub async fn serve(gateway: Arc<Gateway>, from: IpAddr, request: Request<Incomin
         let mut message = native_message(&parts, body.to_vec());
         // Not before the body is in: sessions are few, and a slow client would hold one.
         if let Some((generation, endpoint)) = spoken.take() {
-            dialect = Dialect::translated(&gateway, &generation, endpoint, ledger.seed)?;
+            dialect = Dialect::translated(&gateway, &generation, endpoint, ledger.seed, message.body.len())?;
             message = dialect.request(message)?;
         }
         answer(&gateway, &caller, message, &mut dialect, &mut ledger).await
@@ -87,7 +87,7 @@ pub async fn serve(gateway: Arc<Gateway>, from: IpAddr, request: Request<Incomin
         Err(refusal) => {
             // Refused before its session was opened: it is opened to say so, where there is room for one.
             if let Some((generation, endpoint)) = spoken {
-                let session = Dialect::translated(&gateway, &generation, endpoint, ledger.seed);
+                let session = Dialect::translated(&gateway, &generation, endpoint, ledger.seed, 0);
                 dialect = session.unwrap_or_else(|_| Dialect::native());
             }
             refuse(&refusal, &mut dialect, ledger)

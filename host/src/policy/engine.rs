@@ -9,8 +9,10 @@ use wasmtime::{
 /// How often a running guest can be looked at.
 pub(super) const TICK: Duration = Duration::from_millis(1);
 
-/// Instances alive at once: sessions, warm pools and what the gate is trying.
-const INSTANCES: u32 = limits::TRANSLATED_STREAMS as u32 + 128;
+/// Instances alive at once beside sessions: warm pools and what the gate is trying.
+const ASIDE: usize = 128;
+/// Sessions where the address space is too small for all: each has four GiB of it, used or not.
+const FEW_SESSIONS: usize = 256;
 
 /// Compiled code that is kept; the oldest goes.
 const CACHE_BYTES: u64 = 512 << 20;
@@ -21,6 +23,8 @@ pub struct PolicyEngine {
     pub(super) linker: Linker<HostState>,
     /// What a translator's instance may have, in bytes.
     pub(super) translator_memory: usize,
+    /// Sessions that may be open at once.
+    pub(crate) sessions: usize,
 }
 
 /// The machine cannot run WebAssembly: too little address space, say.
@@ -42,18 +46,21 @@ impl PolicyEngine {
     fn build(cache: Option<&Path>, body_limit: usize) -> wasmtime::Result<Self> {
         // Past 4 GiB a 32-bit guest could not address it.
         let translator_memory = (limits::MEMORY + 4 * body_limit).min(4 << 30);
-        let mut config = config(translator_memory);
-        if let Some(dir) = cache {
-            // Keyed by the component's content and by everything of the engine that shapes its code.
-            match compiled(dir) {
-                Ok(cache) => drop(config.cache(Some(cache))),
-                Err(error) => {
-                    let dir = dir.display();
-                    tracing::warn!(%dir, "compiled policies are not kept: {error:#}");
-                }
+        let cache = cache.map(compiled);
+        let build = |sessions: usize| {
+            let mut config = config(translator_memory, sessions);
+            if let Some(Ok(cache)) = &cache {
+                config.cache(Some(cache.clone()));
             }
+            Ok::<_, wasmtime::Error>((Engine::new(&config)?, sessions))
+        };
+        if let Some(Err(error)) = &cache {
+            tracing::warn!("compiled policies are not kept: {error:#}");
         }
-        let engine = Engine::new(&config)?;
+        let (engine, sessions) = build(limits::TRANSLATED_STREAMS).or_else(|error| {
+            tracing::warn!("at most {FEW_SESSIONS} translated requests at once: {error:#}");
+            build(FEW_SESSIONS)
+        })?;
         let mut linker = Linker::new(&engine);
         bindings::host::add_to_linker::<_, HasSelf<_>>(&mut linker, |state: &mut HostState| state)?;
         bindings::types::add_to_linker::<_, HasSelf<_>>(&mut linker, |state: &mut HostState| state)?;
@@ -65,7 +72,7 @@ impl PolicyEngine {
                 std::thread::sleep(TICK);
             }
         })?;
-        Ok(Self { engine, linker, translator_memory })
+        Ok(Self { engine, linker, translator_memory, sessions })
     }
 }
 
@@ -77,14 +84,15 @@ fn compiled(dir: &Path) -> wasmtime::Result<Cache> {
     Cache::new(config)
 }
 
-fn config(memory: usize) -> Config {
+fn config(memory: usize, sessions: usize) -> Config {
+    let instances = (sessions + ASIDE) as u32;
     let mut pool = PoolingAllocationConfig::default();
-    pool.total_component_instances(INSTANCES)
+    pool.total_component_instances(instances)
         // A component of ours is its module and two small ones that the encoder adds.
         .max_core_instances_per_component(8)
-        .total_core_instances(INSTANCES * 4)
-        .total_memories(INSTANCES)
-        .total_tables(INSTANCES * 2)
+        .total_core_instances(instances * 4)
+        .total_memories(instances)
+        .total_tables(instances * 2)
         .max_memories_per_component(1)
         .max_tables_per_component(4)
         .max_memory_size(memory)

@@ -36,12 +36,14 @@ impl Dialect {
         generation: &Arc<Generation>,
         endpoint: u32,
         seed: u64,
+        bytes: usize,
     ) -> Result<Self, Refusal> {
         let full = |why: &str| {
             let message = format!("too many translated requests at once: {why}");
             Refusal::unavailable("overloaded", message, Duration::from_secs(1))
         };
-        let permit = gateway.sessions.clone().try_acquire_owned().map_err(|e| full(&e.to_string()))?;
+        let permit = gateway.sessions.clone().try_acquire_many_owned(limits::weight(bytes));
+        let permit = permit.map_err(|e| full(&e.to_string()))?;
         let open = || generation.session(endpoint, seed);
         // A trap may be the instance's bad luck: once more.
         let opened = open().or_else(|problem| if is_trap(&problem) { open() } else { Err(problem) });
