@@ -1,6 +1,7 @@
 //! Prometheus metrics, `cortex_*`, in base units. Label values come from the catalogue and the
 //! configuration, never from a client.
 
+use crate::request::RequestRecord;
 use prometheus::core::{Collector, Desc};
 use prometheus::{
     CounterVec, Encoder, HistogramOpts, HistogramVec, IntCounter, IntCounterVec, IntGaugeVec, Opts, Registry,
@@ -280,6 +281,35 @@ impl Metrics {
             fault: calls("fault"),
             host: calls("host"),
         }
+    }
+
+    /// Everything that is counted of a request when it is settled. `priority`: of its key.
+    pub fn request(&self, record: &RequestRecord, priority: &str) {
+        let (model, dialect) = (record.model.as_str(), record.dialect.as_str());
+        let node = record.node.as_deref().unwrap_or("");
+        self.requests.with_label_values(&[model, node, dialect, &record.status.to_string()]).inc();
+        self.request_duration.with_label_values(&[model, dialect]).observe(record.duration_s);
+        if model.is_empty() {
+            return; // refused before a model was known
+        }
+        let observe = |metric: &HistogramVec, value: Option<f64>| {
+            if let Some(value) = value {
+                metric.with_label_values(&[model]).observe(value);
+            }
+        };
+        observe(&self.time_to_first_token, record.time_to_first_token_s);
+        observe(&self.tokens_per_second, record.tokens_per_second);
+        observe(&self.cold_wait, record.cold_wait_s);
+        if record.attempts > 0 {
+            let labels = [model, priority];
+            self.queue_wait.with_label_values(&labels).observe(record.queue_wait_s);
+        }
+        let answered = record.status < 400 && record.prompt_tokens > 0 && !record.estimated;
+        let off = |predicted: u32| f64::from(predicted) - record.cached_prompt_tokens as f64;
+        observe(&self.prefix_prediction_error, record.predicted_prompt_tokens.filter(|_| answered).map(off));
+        self.prompt_tokens.with_label_values(&[model]).inc_by(record.prompt_tokens);
+        self.cached_prompt_tokens.with_label_values(&[model]).inc_by(record.cached_prompt_tokens);
+        self.completion_tokens.with_label_values(&[model]).inc_by(record.completion_tokens);
     }
 
     /// In Prometheus' text format.

@@ -222,7 +222,7 @@ impl Ledger {
             return;
         }
         let record = self.record(status);
-        self.count(&record);
+        self.gateway.metrics.request(&record, self.notes.priority.name());
         self.book(&record);
         self.export(&record);
         tracing::info!(
@@ -329,38 +329,6 @@ impl Ledger {
             trace_id: self.trace.as_ref().map(|trace| format!("{:032x}", trace.id)),
             steps: std::mem::take(&mut self.notes.story).told(self.arrived),
         }
-    }
-
-    fn count(&self, record: &RequestRecord) {
-        let metrics = &self.gateway.metrics;
-        let (model, dialect) = (record.model.as_str(), record.dialect.as_str());
-        let node = record.node.as_deref().unwrap_or("");
-        metrics.requests.with_label_values(&[model, node, dialect, &record.status.to_string()]).inc();
-        metrics.request_duration.with_label_values(&[model, dialect]).observe(record.duration_s);
-        if model.is_empty() {
-            return; // refused before a model was known
-        }
-        let observe = |metric: &prometheus::HistogramVec, value: Option<f64>| {
-            if let Some(value) = value {
-                metric.with_label_values(&[model]).observe(value);
-            }
-        };
-        observe(&metrics.time_to_first_token, record.time_to_first_token_s);
-        observe(&metrics.tokens_per_second, record.tokens_per_second);
-        observe(&metrics.cold_wait, record.cold_wait_s);
-        if self.notes.attempts > 0 {
-            let labels = [model, self.notes.priority.name()];
-            metrics.queue_wait.with_label_values(&labels).observe(record.queue_wait_s);
-        }
-        let answered = record.status < 400 && record.prompt_tokens > 0 && !record.estimated;
-        let off = |predicted: u32| f64::from(predicted) - record.cached_prompt_tokens as f64;
-        observe(
-            &metrics.prefix_prediction_error,
-            record.predicted_prompt_tokens.filter(|_| answered).map(off),
-        );
-        metrics.prompt_tokens.with_label_values(&[model]).inc_by(record.prompt_tokens);
-        metrics.cached_prompt_tokens.with_label_values(&[model]).inc_by(record.cached_prompt_tokens);
-        metrics.completion_tokens.with_label_values(&[model]).inc_by(record.completion_tokens);
     }
 
     /// Tells the translation which request it answers.
