@@ -90,8 +90,8 @@ impl Config {
         Self::load_with(path, read, |name| std::env::var(name).ok(), std::env::vars())
     }
 
-    /// Where `path` says that the gateway's admin address is, which needs none of its secrets.
-    pub fn admin_address(path: &Path) -> Result<Address, ConfigError> {
+    /// Where `path` says that the gateway's admin address is, which needs none of its secrets, and whether it speaks TLS.
+    pub fn admin_address(path: &Path) -> Result<(Address, bool), ConfigError> {
         overrides::admin_listen(path, std::env::vars())
     }
 

@@ -53,7 +53,7 @@ pub async fn serve(gateway: Arc<Gateway>, from: IpAddr, request: Request<Incomin
     let outcome = async {
         let recognised = recognise::recognise(&table, &parts)?;
         // Whoever only looks whether it is alive has no key.
-        let mut is_probe = recognise::is_probe(parts.uri.path());
+        let mut is_probe = recognise::is_probe(&parts);
         if let Recognised::Translated(generation, endpoint) = recognised {
             ledger.dialect.clone_from(&generation.name);
             let claim = generation.claims().get(endpoint as usize);
@@ -66,7 +66,10 @@ pub async fn serve(gateway: Arc<Gateway>, from: IpAddr, request: Request<Incomin
             false => authenticate::authenticate(&config, from, &parts.headers)?,
         };
         ledger.key.clone_from(&caller.name);
-        let body = read::read(body, &parts.headers, config.body_limit, config.body_timeout).await?;
+        let body = match is_probe {
+            true => bytes::Bytes::new(),
+            false => read::read(body, &parts.headers, config.body_limit, config.body_timeout).await?,
+        };
         let mut message = native_message(&parts, body.to_vec());
         // Not before the body is in: sessions are few, and a slow client would hold one.
         if let Some((generation, endpoint)) = spoken.take() {

@@ -139,7 +139,7 @@ pub(super) async fn upload(
             NotTaken::Name(_) => StatusCode::BAD_REQUEST,
             NotTaken::TooLarge(..) => StatusCode::PAYLOAD_TOO_LARGE,
             NotTaken::Refused(_) => StatusCode::UNPROCESSABLE_ENTITY,
-            NotTaken::NoDirectory => StatusCode::CONFLICT,
+            NotTaken::NoDirectory | NotTaken::Overtaken(_) => StatusCode::CONFLICT,
             NotTaken::Write { .. } => StatusCode::INSUFFICIENT_STORAGE,
         };
         Refused(status, refused.to_string())

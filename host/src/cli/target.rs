@@ -41,8 +41,9 @@ impl Target {
             None => match Config::admin_address(&self.config)
                 .context("the admin address is not known; give it with --url http://HOST:PORT")?
             {
-                Address::Tcp(address) => format!("http://{}", reachable(address)),
-                Address::Unix(path) => format!("unix:{}", path.display()),
+                (Address::Tcp(address), false) => format!("http://{}", reachable(address)),
+                (Address::Tcp(address), true) => format!("https://{}", reachable(address)),
+                (Address::Unix(path), _) => format!("unix:{}", path.display()),
             },
         };
         let read = |file: &PathBuf| {

@@ -34,22 +34,28 @@ pub(super) fn apply(
 
 /// `gateway.admin_listen` alone. Whoever asks a running gateway has not its secrets, and may be looking for
 /// the very mistake in its file.
+///
+/// And whether it speaks TLS.
 pub(super) fn admin_listen(
     path: &Path,
     mut vars: impl Iterator<Item = (String, String)>,
-) -> Result<Address, ConfigError> {
+) -> Result<(Address, bool), ConfigError> {
     const NAME: &str = "CORTEX_GATEWAY__ADMIN_LISTEN";
     let says = |e: &dyn std::fmt::Display| ConfigError::says(path, format!("gateway.admin_listen: {e}"));
     if let Some((_, value)) = vars.find(|(name, _)| name == NAME) {
-        return value.parse().map_err(|e| ConfigError::says(path, format!("{NAME}={value:?}: {e}")));
+        let address: Result<Address, _> = value.parse();
+        let address = address.map_err(|e| ConfigError::says(path, format!("{NAME}={value:?}: {e}")))?;
+        return Ok((address, false));
     }
     let text = std::fs::read_to_string(path).map_err(|e| ConfigError::file(path, &e))?;
     let table: Table = explain::parse(path, &text)?;
-    match table.get("gateway").and_then(|gateway| gateway.get("admin_listen")) {
-        None => Ok(raw::Gateway::default().admin_listen),
-        Some(Value::String(address)) => address.parse().map_err(|e| says(&e)),
-        Some(other) => Err(says(&format!("{other} is not an address"))),
-    }
+    let tls = table.get("gateway").and_then(|gateway| gateway.get("tls")?.get("admin")?.as_bool());
+    let address = match table.get("gateway").and_then(|gateway| gateway.get("admin_listen")) {
+        None => raw::Gateway::default().admin_listen,
+        Some(Value::String(address)) => address.parse().map_err(|e| says(&e))?,
+        Some(other) => return Err(says(&format!("{other} is not an address"))),
+    };
+    Ok((address, tls.unwrap_or(false)))
 }
 
 fn is_override(name: &str) -> bool {

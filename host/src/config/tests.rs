@@ -147,7 +147,7 @@ fn the_admin_address_needs_neither_secrets_nor_a_file_without_mistakes() {
         std::fs::write(&path, text).unwrap();
         let vars = env.iter().map(|(k, v)| ((*k).to_owned(), (*v).to_owned()));
         match (overrides::admin_listen(&path, vars), want) {
-            (Ok(got), Ok(want)) => assert_eq!(got.to_string(), want, "{text}"),
+            (Ok((got, _)), Ok(want)) => assert_eq!(got.to_string(), want, "{text}"),
             (Err(got), Err(part)) => assert!(got.to_string().contains(part), "{got}"),
             (got, want) => panic!("{text}: {got:?}, expected {want:?}"),
         }

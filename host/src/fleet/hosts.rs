@@ -64,22 +64,22 @@ pub enum Shift {
 impl Hosts for Upstream {
     fn health<'a>(&'a self, node: &'a Node) -> Answer<'a, Health> {
         match node.offer() {
-            Some(offer) => Box::pin(ready(Ok(offer::health(offer)))),
-            None => Box::pin(self.get(&node.peer, "/health", POLL_LIMIT)),
+            Some(_) => Box::pin(ready(Ok(Health::default()))),
+            None => Box::pin(self.get(&node.control, "/health", POLL_LIMIT)),
         }
     }
 
     fn discovery<'a>(&'a self, node: &'a Node) -> Answer<'a, Discovery> {
         match node.offer() {
             Some(_) => Box::pin(ready(Ok(Discovery::default()))),
-            None => Box::pin(self.get(&node.peer, "/discovery", POLL_LIMIT)),
+            None => Box::pin(self.get(&node.control, "/discovery", POLL_LIMIT)),
         }
     }
 
     fn models<'a>(&'a self, node: &'a Node) -> Answer<'a, Vec<ModelInfo>> {
         match node.offer() {
             Some(offer) => Box::pin(offer::models(self, node, offer, POLL_LIMIT)),
-            None => Box::pin(self.get(&node.peer, "/models", POLL_LIMIT)),
+            None => Box::pin(self.get(&node.control, "/models", POLL_LIMIT)),
         }
     }
 
@@ -125,7 +125,7 @@ impl Hosts for Upstream {
     ) -> Pin<Box<dyn Future<Output = Result<Listener, Deaf>> + Send + 'a>> {
         match node.offer() {
             Some(_) => Box::pin(ready(Err(Deaf::Unknown))),
-            None => Box::pin(Listener::open(self, &node.peer)),
+            None => Box::pin(Listener::open(self, &node.control)),
         }
     }
 }
@@ -140,6 +140,6 @@ fn told<'a, T: DeserializeOwned + Send + 'a>(
 ) -> Answer<'a, T> {
     match node.offer() {
         Some(_) => Box::pin(ready(Err(offer::not_ours(node)))),
-        None => Box::pin(async move { upstream.post(&node.peer, path, &body, limit).await }),
+        None => Box::pin(async move { upstream.post(&node.control, path, &body, limit).await }),
     }
 }

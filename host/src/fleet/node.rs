@@ -20,6 +20,9 @@ use tokio::time::Instant;
 pub struct Node {
     pub name: String,
     pub peer: Peer,
+    /// For everything but inference, over connections of its own: streams that fill one must not look like a node
+    /// that is silent.
+    pub(super) control: Peer,
     pub(super) config: config::NodeConfig,
     /// Wakes its poller: something happened that the last poll has not seen.
     pub(super) poke: Notify,
@@ -97,6 +100,7 @@ impl Node {
         Ok(Self {
             name: config.name.clone(),
             peer: Peer::open(&config.access)?,
+            control: Peer::open(&config.access)?,
             config: config.clone(),
             poke: Notify::new(),
             loading: tokio::sync::Mutex::default(),

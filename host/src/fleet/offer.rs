@@ -5,7 +5,7 @@ use super::Node;
 use crate::config::Offer;
 use crate::upstream::{Upstream, UpstreamError};
 use http::StatusCode;
-use neuron_protocol::{Health, ModelInfo, ModelLoad, ModelStatus};
+use neuron_protocol::{ModelInfo, ModelStatus};
 use serde::Deserialize;
 use std::time::Duration;
 
@@ -27,7 +27,9 @@ pub(super) async fn models(
     offer: &Offer,
     limit: Duration,
 ) -> Result<Vec<ModelInfo>, UpstreamError> {
-    let listed = upstream.get::<Listed>(&node.peer, "/models", limit).await;
+    // Behind a Unix socket there is no path to say where its API begins.
+    let path = if node.peer.has_base() { "/models" } else { "/v1/models" };
+    let listed = upstream.get::<Listed>(&node.control, path, limit).await;
     let names: Vec<String> = match listed {
         Ok(_) | Err(UpstreamError::Status { status: StatusCode::NOT_FOUND, .. })
             if !offer.models.is_empty() =>
@@ -44,13 +46,6 @@ pub(super) async fn models(
         ..ModelInfo::default()
     };
     Ok(names.into_iter().map(known).collect())
-}
-
-/// Nothing but what it may be given at once.
-pub(super) fn health(offer: &Offer) -> Health {
-    let most = u64::from(offer.max_concurrent.unwrap_or(0));
-    let load = |id: &String| ModelLoad { id: id.clone(), max_in_flight: most, ..ModelLoad::default() };
-    Health { models: offer.models.keys().map(load).collect(), ..Health::default() }
 }
 
 /// Its own name for what clients ask for.

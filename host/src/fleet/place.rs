@@ -39,8 +39,7 @@ pub(super) fn ready(
     usage: Option<&ModelUse>,
 ) -> u32 {
     use ModelStatus::{Loaded, Loading, Parked, Recovering, Reloading, Unknown, Unloaded};
-    let is_shut = view.node.draining() == Some(Draining::Operator) || view.node.left_alone_for().is_some();
-    if !view.reachable() || is_shut {
+    if !view.reachable() || view.node.draining() == Some(Draining::Operator) {
         return state::CANNOT;
     }
     // In a moment it takes requests again.
@@ -109,6 +108,9 @@ pub(super) fn candidates(fleet: &Fleet, model: &Model, loads: &Loads) -> Vec<Arc
 
 /// Requests of this gateway's that the node runs at once; `None` where it does not say.
 pub(super) fn capacity(view: &NodeView, info: &ModelInfo) -> Option<u32> {
+    if let Some(offer) = view.node.offer() {
+        return offer.max_concurrent;
+    }
     let load = view.health.models.iter().find(|m| m.id == info.id)?;
     // It says at once when it can start more: until then, out of memory for its cache say, whoever waits waits
     // here, where another node may come first. One stays there, so that other gateways do not take it all.
@@ -121,11 +123,11 @@ pub(super) fn free_mb(view: &NodeView, index: u32) -> u64 {
     view.health.devices.iter().find(|d| d.index == index).map_or(0, |d| d.vram_free_mb)
 }
 
-/// When a node that has the model is tried again, where only its failures speak against it.
-pub fn back_in(fleet: &Fleet, model: &Model) -> Option<Duration> {
+/// When a node that has the model is tried again, where only its failures speak against it; but for those in `met`.
+pub fn back_in(fleet: &Fleet, model: &Model, met: &[String]) -> Option<Duration> {
     let has = |view: &&Arc<NodeView>| {
         let has = find(view, model).is_some_and(|found| found.info.can_serve());
-        has && view.reachable() && view.node.draining().is_none()
+        has && view.reachable() && view.node.draining().is_none() && !met.contains(&view.node.name)
     };
     fleet.nodes.iter().filter(has).filter_map(|view| view.node.left_alone_for()).min()
 }

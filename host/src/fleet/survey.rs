@@ -6,7 +6,7 @@ use super::place::ready;
 use super::usage::ModelUse;
 use super::{Conversation, Fleet, Loads, NodeView};
 use crate::config::Model;
-use crate::facts::NodeFacts;
+use crate::facts::{NodeFacts, state};
 use std::sync::Arc;
 
 /// What the last decision on a model has found; of a fleet that has changed since only what is new is looked at.
@@ -96,7 +96,10 @@ impl Row {
             state: Some(ready(view, model, catalogued, loading, info, usage.as_deref())),
             running: Some(load.map_or(0, |l| small(l.in_flight))),
             queued: load.map(|l| small(l.queue_depth)),
-            capacity: load.map(|l| small(l.max_in_flight)).filter(|&n| n > 0),
+            capacity: match view.node.offer() {
+                Some(offer) => offer.max_concurrent,
+                None => load.map(|l| small(l.max_in_flight)).filter(|&n| n > 0),
+            },
             vram_free_mb: view.health.devices.iter().map(|d| small(d.vram_free_mb)).max(),
             decode_tok_s: load.map(|l| l.tok_s_decode as u32).filter(|&n| n > 0),
             prefill_tok_s: load.map(|l| l.tok_s_prefill as u32).filter(|&n| n > 0),
@@ -112,6 +115,10 @@ impl Row {
         if let Some(usage) = &self.usage {
             facts.running = facts.running.max(Some(usage.in_flight()));
         }
+        // It ends by the time alone, and nobody tells.
+        if view.node.left_alone_for().is_some() {
+            facts.state = Some(state::CANNOT);
+        }
         if let Some(at) = self.at {
             facts.prefix_tokens = view.cached(&view.models[at].id, conversation);
         }
@@ -123,7 +130,6 @@ impl Row {
 mod tests {
     use super::*;
     use crate::config::{NodeConfig, Serves};
-    use crate::facts::state;
     use crate::fleet::{Draining, FleetState, Node, NodeState};
     use crate::policy::Topology;
     use crate::upstream::Access;

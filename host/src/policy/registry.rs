@@ -13,7 +13,7 @@ use std::sync::{Arc, Mutex};
 /// The policies in force, by name.
 #[derive(Default)]
 pub struct Table {
-    by_name: BTreeMap<String, Arc<Generation>>,
+    pub(super) by_name: BTreeMap<String, Arc<Generation>>,
     /// Files that did not pass, by name: the newest verdict.
     refused: BTreeMap<String, GateReport>,
 }

@@ -16,6 +16,8 @@ pub enum NotTaken {
     NoDirectory,
     #[error("it cannot be written to {}: {error}", path.display())]
     Write { path: PathBuf, error: std::io::Error },
+    #[error("it is in the directory, and another version of {0} serves; `cortex status` says why")]
+    Overtaken(String),
     #[error("refused at {:?}: {}", .0.refused.as_ref().map(|r| r.0), .0.refused.as_ref().map_or("", |r| &r.1))]
     Refused(Box<GateReport>),
 }
@@ -41,7 +43,10 @@ impl Registry {
         }
         write_whole(dir, &path, bytes).map_err(|error| NotTaken::Write { path, error })?;
         self.rescan();
-        Ok(report)
+        // By a policy of that name in the same moment, or by another verdict where it is to serve.
+        let table = self.table();
+        let serves = table.by_name.get(name).is_some_and(|live| live.sha256 == report.sha256);
+        if serves { Ok(report) } else { Err(NotTaken::Overtaken(name.to_owned())) }
     }
 }
 

@@ -1,7 +1,7 @@
 //! A seat for the model on one of the preferred nodes, where need be after loading it there.
 
 use super::admit::ANSWER;
-use super::forward::{Failed, Started, forward};
+use super::forward::{Failed, LACKS_MODEL, Started, forward};
 use super::read::Asked;
 use super::recognise::Inference;
 use super::resolve::Target;
@@ -16,7 +16,7 @@ use crate::gateway::Gateway;
 use crate::metrics::Metrics;
 use crate::refusal::Refusal;
 use http::StatusCode;
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 use tokio::time::Instant;
 
@@ -32,6 +32,8 @@ pub(super) struct Work {
     pub(super) request_id: String,
     pub(super) trace: Option<Trace>,
     notes: Notes,
+    /// Where the notes go at the end, also where the client leaves before it.
+    slot: Slot,
 }
 
 /// What the ledger is told of the work.
@@ -56,12 +58,25 @@ pub(super) struct Notes {
     pub(super) dispatched: Option<Instant>,
 }
 
+/// Notes on their way to the ledger.
+pub(super) type Slot = Arc<Mutex<Option<Notes>>>;
+
+impl Drop for Work {
+    fn drop(&mut self) {
+        *self.slot.lock().unwrap_or_else(PoisonError::into_inner) = Some(std::mem::take(&mut self.notes));
+    }
+}
+
 /// What the nodes have said so far.
 struct Round {
     /// Nodes that failed the request.
     met: Vec<String>,
     /// How many of them broke off, or were not there.
     broken: u32,
+    /// The last one said nothing itself.
+    broke: bool,
+    /// The next try is one of the budget's.
+    owes: bool,
     /// Nodes that had lost the model.
     looked_again: Vec<String>,
     wants_load: bool,
@@ -74,6 +89,8 @@ impl Default for Round {
         Self {
             met: Vec::new(),
             broken: 0,
+            broke: false,
+            owes: false,
             looked_again: Vec::new(),
             wants_load: false,
             may_load: true,
@@ -107,14 +124,14 @@ impl Work {
             request_id: ledger.id.clone(),
             trace: ledger.trace.clone(),
             notes: Notes::default(),
+            slot: ledger.slot.clone(),
         }
     }
 
     /// Until the node has said something that settles the status.
-    pub(super) async fn run(mut self) -> (Result<Started, Refusal>, Notes) {
+    pub(super) async fn run(mut self) -> Result<Started, Refusal> {
         let deadline = Instant::now() + self.gateway.config.load().max_wait;
-        let outcome = self.through_nodes(deadline).await;
-        (outcome, self.notes)
+        self.through_nodes(deadline).await
     }
 
     /// One node after the other, each with a seat, until one has begun an answer.
@@ -132,6 +149,7 @@ impl Work {
                 Ok(granted) => granted,
                 Err(denied) => return Err(self.not_there_yet(self.denied(denied, &mut round))),
             };
+            self.tries_again(&mut round)?;
             self.notes.attempts += 1;
             self.notes.queue_wait += waited;
             if let Some(cold) = cold {
@@ -145,9 +163,15 @@ impl Work {
                     self.failed(&view, &refusal);
                     return Err(refusal);
                 }
-                Err(Failed::Elsewhere(refusal)) => {
+                Err(failed) => {
+                    let (refusal, broke, asked) = match failed {
+                        Failed::Broke { refusal, asked } => (refusal, true, asked),
+                        Failed::Elsewhere(refusal) | Failed::Final(refusal) => (refusal, false, false),
+                    };
                     self.failed(&view, &refusal);
-                    let refusal = self.may_try_again(&mut round, refusal)?;
+                    round.broken += u32::from(asked);
+                    (round.broke, round.owes) = (broke, !broke && refusal.code != "model_not_found");
+                    self.spare_the_next(&round, &refusal)?;
                     tracing::warn!(node = view.node.name, model = self.target.label, %refusal, "trying the next node");
                     self.next(&mut round, &view, refusal).await;
                 }
@@ -165,28 +189,28 @@ impl Work {
         self.trace.as_ref().map_or(0, |trace| trace.attempt(self.notes.attempts))
     }
 
-    /// The node's refusal, where another node may be tried. One that broke off costs the budget nothing, since what it
-    /// had must go somewhere, but a request over which several break is not given to all of them.
-    fn may_try_again(&self, round: &mut Round, refusal: Refusal) -> Result<Refusal, Refusal> {
-        let count = |outcome: &str| self.gateway.metrics.retries.with_label_values(&[outcome]).inc();
-        match refusal.code.as_str() {
-            "node_unavailable" => {
-                round.broken += 1;
-                if round.broken > MOST_BROKEN {
-                    count("poison");
-                    let message = format!("{} nodes broke off over this request: {refusal}", round.broken);
-                    return Err(Refusal::new(StatusCode::BAD_GATEWAY, "upstream_broken", message));
-                }
-            }
-            "model_not_found" => {}
-            _ if !self.gateway.retries.spend() => {
-                count("budget");
-                return Err(refusal);
-            }
-            _ => {}
+    /// A request over which several nodes break is not given to all of them.
+    fn spare_the_next(&self, round: &Round, last: &Refusal) -> Result<(), Refusal> {
+        if round.broken <= MOST_BROKEN {
+            return Ok(());
         }
-        count("tried");
-        Ok(refusal)
+        self.gateway.metrics.retries.with_label_values(&["poison"]).inc();
+        let message = format!("{} nodes broke off over this request: {last}", round.broken);
+        Err(Refusal::new(StatusCode::BAD_GATEWAY, "upstream_broken", message))
+    }
+
+    /// There is another node for it. What one had that broke off must go somewhere; what one refused is tried again as
+    /// the budget allows.
+    fn tries_again(&self, round: &mut Round) -> Result<(), Refusal> {
+        let count = |outcome: &str| self.gateway.metrics.retries.with_label_values(&[outcome]).inc();
+        if let Some(last) = round.last.take_if(|_| round.owes && !self.gateway.retries.spend()) {
+            count("budget");
+            return Err(last);
+        }
+        if round.last.is_some() {
+            count("tried");
+        }
+        Ok(())
     }
 
     /// What follows from a node's refusal.
@@ -199,7 +223,7 @@ impl Work {
             self.gateway.loads.refresh(&view.node).await;
         } else {
             // A node that is there and refuses is no reason to load the model on every other.
-            round.may_load &= refusal.code == "node_unavailable" || is_gone;
+            round.may_load &= round.broke || is_gone;
             round.met.push(view.node.name.clone());
             view.node.poke();
         }
@@ -232,7 +256,7 @@ impl Work {
         let (loads, mut arm) = (self.gateway.loads.clone(), self.notes.arm);
         let (work, mut considered) = (&*self, None);
         let mut choose = || {
-            let (routed, whose, known) = route(work)?;
+            let (routed, whose, known) = route(work, &round.met)?;
             (arm, considered) = (whose, known);
             work.but_for(routed, round)
         };
@@ -275,7 +299,7 @@ impl Work {
 
     /// The first of the preferred nodes, with a seat that counts for nothing but being there.
     fn any_node(&mut self, round: &Round) -> Result<Granted, Refusal> {
-        let (routed, arm, considered) = route(self)?;
+        let (routed, arm, considered) = route(self, &round.met)?;
         self.decided(arm, considered);
         match self.but_for(routed, round)? {
             // Others' servers cannot.
@@ -369,10 +393,11 @@ fn tells(outcome: &Result<Started, Failed>) -> Option<bool> {
         Ok(_) => Some(true),
         Err(Failed::Final(refusal)) if refusal.code == "node_timeout" => Some(false),
         Err(Failed::Final(refusal)) => (!refusal.status.is_server_error()).then_some(true),
-        // It is there and has too much to do.
+        Err(Failed::Broke { .. }) => Some(false),
         Err(Failed::Elsewhere(refusal)) => match refusal.status.as_u16() {
+            _ if refusal.code == LACKS_MODEL => Some(true),
             500 | 502 | 504 => Some(false),
-            _ if refusal.code == "node_unavailable" => Some(false),
+            // It is there and has too much to do.
             _ => None,
         },
     }

@@ -18,6 +18,8 @@ use tokio::time::Instant;
 const ANSWER_LIMIT: usize = 64 << 20;
 /// Bytes of comments before the first event that are kept for the client.
 const COMMENTS: usize = 64 << 10;
+/// An upstream is well and does not have the model.
+pub(super) const LACKS_MODEL: &str = "upstream_lacks_model";
 /// When a client may try again whose node failed.
 const RETRY: Duration = Duration::from_secs(2);
 
@@ -44,6 +46,8 @@ pub(super) struct Flow {
 pub(super) enum Failed {
     /// Another node may do better.
     Elsewhere(Refusal),
+    /// No word of the node's: it was not there, or it took the request (`asked`) and broke off. Another may do better.
+    Broke { refusal: Refusal, asked: bool },
     /// The request itself is at fault.
     Final(Refusal),
 }
@@ -91,8 +95,8 @@ pub(super) async fn forward(
             .await
             .unwrap_or_else(|_| Err(Failed::Final(too_late(node))));
     }
-    let whole = while_up(work, node, body.whole(ANSWER_LIMIT)).await;
-    let body = whole.map_err(|error| elsewhere(node, &error))?;
+    let whole = tokio::time::timeout_at(deadline, while_up(work, node, body.whole(ANSWER_LIMIT))).await;
+    let body = whole.map_err(|_| Failed::Final(too_late(node)))?.map_err(|error| elsewhere(node, &error))?;
     if parts.status.is_success() {
         // A proxy's page, or nothing at all.
         let text = body.trim_ascii();
@@ -109,7 +113,7 @@ pub(super) async fn forward(
     if parts.status == StatusCode::NOT_FOUND && node.offer().is_some() {
         let said = String::from_utf8_lossy(&body[..body.len().min(200)]).into_owned();
         let message = format!("upstream {} does not serve {model}: {said}", node.name);
-        return Err(Failed::Elsewhere(Refusal::new(StatusCode::BAD_GATEWAY, "node_refused", message)));
+        return Err(Failed::Elsewhere(Refusal::new(StatusCode::BAD_GATEWAY, LACKS_MODEL, message)));
     }
     Err(refused(parts.status, &parts.headers, body))
 }
@@ -121,7 +125,10 @@ fn answers_as(node: &Node, model: &str) -> Option<String> {
 /// An upstream's endpoint ends where SDKs' base URLs do.
 fn path_on(node: &Node, kind: Inference) -> &'static str {
     let path = kind.path();
-    if node.offer().is_some() { path.strip_prefix("/v1").unwrap_or(path) } else { path }
+    match node.offer() {
+        Some(_) if node.peer.has_base() => path.strip_prefix("/v1").unwrap_or(path),
+        _ => path,
+    }
 }
 
 /// What comes of `exchange`, unless the polls find the node down first: a host that froze or lost its
@@ -239,5 +246,6 @@ fn too_late(node: &Node) -> Refusal {
 fn elsewhere(node: &Node, error: &UpstreamError) -> Failed {
     node.poke();
     let message = format!("node {}: {error}", node.name);
-    Failed::Elsewhere(Refusal::unavailable("node_unavailable", message, RETRY))
+    let refusal = Refusal::unavailable("node_unavailable", message, RETRY);
+    Failed::Broke { refusal, asked: !matches!(error, UpstreamError::Connect(_)) }
 }

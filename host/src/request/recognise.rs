@@ -96,8 +96,8 @@ const NATIVE_PATHS: [&str; 7] = [
 ];
 
 /// Whether it only looks if somebody is there.
-pub(super) fn is_probe(path: &str) -> bool {
-    matches!(path, "/" | "/health")
+pub(super) fn is_probe(parts: &Parts) -> bool {
+    matches!((parts.method.as_str(), parts.uri.path()), ("GET" | "HEAD", "/" | "/health"))
 }
 
 /// `None` where the gateway has no such call.

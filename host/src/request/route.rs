@@ -4,7 +4,7 @@ use super::acquire::Work;
 use super::now_ms;
 use super::story::Considered;
 use crate::decide::{Arm, Asked};
-use crate::facts::{NodeFacts, RequestFacts};
+use crate::facts::{NodeFacts, RequestFacts, state};
 use crate::fleet::{Fleet, NodeView, Routed, back_in, facts, why_nobody};
 use crate::policy::{self, Decision, RouteRequest};
 use crate::refusal::Refusal;
@@ -18,8 +18,8 @@ const RETRY: Duration = Duration::from_secs(5);
 /// Requests wait for a node that kept failing and is to be tried again so soon, where there is no other.
 const BRIDGED: Duration = Duration::from_secs(4);
 
-/// Asks the routing policy, or the built-in where there is none or it fails; says whose decision it was.
-pub(super) fn route(work: &Work) -> Result<(Routed, Arm, Option<Considered>), Refusal> {
+/// `met`: nodes that have failed the request. Asks the routing policy, or the built-in where there is none or it fails; says whose decision it was.
+pub(super) fn route(work: &Work, met: &[String]) -> Result<(Routed, Arm, Option<Considered>), Refusal> {
     let fleet = work.gateway.fleet.now();
     if !fleet.nodes.iter().any(|view| view.reachable()) {
         let message = if fleet.nodes.is_empty() { "no neuron is configured" } else { "no neuron is up" };
@@ -29,11 +29,14 @@ pub(super) fn route(work: &Work) -> Result<(Routed, Arm, Option<Considered>), Re
     let nodes = facts(&fleet, &work.target.model, work.target.catalogued, &work.gateway.loads, &conversation);
     let config = work.gateway.config.load();
     let (decision, arm) = work.gateway.decider.route(&config, asked(work, &fleet, &nodes));
+    // A node that has it may be back in a moment: neither an error nor a load elsewhere is sooner.
+    let is_near = |facts: &NodeFacts| facts.state.is_some_and(|state| state >= state::LOADING);
+    if !nodes.iter().any(is_near)
+        && let Some(time) = back_in(&fleet, &work.target.model, met).filter(|time| *time <= BRIDGED)
+    {
+        return Ok((Routed::Wait(time), arm, None));
+    }
     if !nodes.iter().any(NodeFacts::is_able) && !matches!(decision, Some(Decision::Wait(_))) {
-        // It may be over in a moment; what takes longer the client is told.
-        if let Some(time) = back_in(&fleet, &work.target.model).filter(|time| *time <= BRIDGED) {
-            return Ok((Routed::Wait(time), arm, None));
-        }
         let message = why_nobody(&fleet, &work.target.model, work.target.catalogued);
         return Err(Refusal::unavailable("no_node", message, RETRY));
     }

@@ -1,6 +1,6 @@
 //! The account of a request: opened when it arrives, settled once, whatever happens.
 
-use super::acquire::Notes;
+use super::acquire::{Notes, Slot};
 use super::relay::Usage;
 use super::resolve::Target;
 use super::story::Told;
@@ -106,6 +106,7 @@ pub(super) struct Ledger {
     arrived: Instant,
     arrived_ms: u64,
     notes: Notes,
+    pub(super) slot: Slot,
     usage: Usage,
     first_token: Option<Instant>,
     last_token: Option<Instant>,
@@ -142,6 +143,7 @@ impl Ledger {
             arrived: Instant::now(),
             arrived_ms: now_ms(),
             notes: Notes::default(),
+            slot: Slot::default(),
             usage: Usage::default(),
             first_token: None,
             last_token: None,
@@ -172,8 +174,10 @@ impl Ledger {
         (self.admission, self.asked) = (Some(admission), bytes);
     }
 
-    pub(super) fn note(&mut self, notes: Notes) {
-        self.notes = notes;
+    /// Takes what the work has noted, once it has ended or was dropped.
+    pub(super) fn note(&mut self) {
+        let noted = self.slot.lock().unwrap_or_else(std::sync::PoisonError::into_inner).take();
+        self.notes = noted.unwrap_or_else(|| std::mem::take(&mut self.notes));
     }
 
     /// The newest count is the whole one.
@@ -221,6 +225,7 @@ impl Ledger {
         if std::mem::replace(&mut self.settled, true) {
             return;
         }
+        self.note();
         let record = self.record(status);
         self.gateway.metrics.request(&record, self.notes.priority.name());
         self.book(&record);

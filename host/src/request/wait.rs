@@ -1,7 +1,7 @@
 //! From work to an answer: whole, or a stream whose status may have to go out before the node has spoken.
 
 use super::Answer;
-use super::acquire::{Notes, Work};
+use super::acquire::Work;
 use super::dialect::Dialect;
 use super::forward::Started;
 use super::relay::{Relay, Usage, rename};
@@ -18,7 +18,7 @@ use std::time::Duration;
 use tokio::time::{Instant, Sleep};
 use tokio_util::sync::WaitForCancellationFutureOwned;
 
-type Running = Pin<Box<dyn Future<Output = (Result<Started, Refusal>, Notes)> + Send>>;
+type Running = Pin<Box<dyn Future<Output = Result<Started, Refusal>> + Send>>;
 
 /// A streamed answer, from the moment that its status is out.
 pub struct Held {
@@ -63,16 +63,16 @@ pub(super) async fn answer(
     let mut cut = Box::pin(work.gateway.cut.child_token().cancelled_owned());
     let mut work: Running = Box::pin(work.run());
     if !streamed {
-        let (outcome, notes) = tokio::select! {
+        let outcome = tokio::select! {
             done = work => done,
             () = &mut cut => return Err(shutting_down()),
         };
-        ledger.note(notes);
+        ledger.note();
         return whole(outcome?, &setting, ledger);
     }
     let state = tokio::select! {
-        (outcome, notes) = &mut work => {
-            ledger.note(notes);
+        outcome = &mut work => {
+            ledger.note();
             match outcome? {
                 Started::Stream(flow) => State::Relaying(Box::new(setting.relay(*flow))),
                 other => return whole(other, &setting, ledger),
@@ -152,8 +152,8 @@ impl Held {
                 bytes
             }
             State::Waiting { work, ping } => match work.as_mut().poll(cx) {
-                Poll::Ready((outcome, notes)) => {
-                    self.ledger.note(notes);
+                Poll::Ready(outcome) => {
+                    self.ledger.note();
                     self.begin(outcome)
                 }
                 Poll::Pending => {

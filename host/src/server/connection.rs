@@ -46,7 +46,7 @@ pub(super) fn serve(
 ) {
     let gateway = gateway.clone();
     gateway.tasks.clone().spawn(async move {
-        let stream = match secured(stream, tls).await {
+        let stream = match secured(&gateway, stream, tls).await {
             Ok(stream) => stream,
             Err(error) => return tracing::debug!(%from, %error, "no TLS was agreed on"),
         };
@@ -81,29 +81,46 @@ async fn requests(
     let mut builder = auto::Builder::new(TokioExecutor::new());
     builder.http1().timer(TokioTimer::new()).header_read_timeout(HEAD_LIMIT);
     let mut connection = pin!(builder.serve_connection(TokioIo::new(stream), service).into_owned());
-    let accepted = Instant::now();
-    tokio::select! {
-        ended = connection.as_mut() => return ended,
-        () = gateway.shutdown.cancelled() => {}
+    let (accepted, mut begun) = (Instant::now(), false);
+    loop {
+        tokio::select! {
+            ended = connection.as_mut() => return ended,
+            () = gateway.shutdown.cancelled() => break,
+            () = first.notified(), if !begun => begun = true,
+            // Before it is known which HTTP it speaks, nobody else looks at the clock.
+            () = tokio::time::sleep_until(accepted + HEAD_LIMIT), if !begun => return Ok(()),
+        }
     }
-    // A request may be on its way already; one that came in the meantime is finished below.
-    tokio::select! {
-        ended = connection.as_mut() => return ended,
-        () = first.notified() => {}
-        () = tokio::time::sleep_until(accepted + FIRST_REQUEST) => {}
+    // A first request may be on its way already; one that has come is finished below.
+    if !begun {
+        tokio::select! {
+            ended = connection.as_mut() => return ended,
+            () = first.notified() => {}
+            () = tokio::time::sleep_until(accepted + FIRST_REQUEST) => {}
+        }
     }
     connection.as_mut().graceful_shutdown();
     connection.await
 }
 
-async fn secured(stream: Stream, tls: Option<Arc<rustls::ServerConfig>>) -> io::Result<Stream> {
-    match (stream, tls) {
-        (Stream::Tcp(stream), Some(config)) => {
-            let shaking = TlsAcceptor::from(config).accept(stream);
-            let shaken = tokio::time::timeout(HEAD_LIMIT, shaking).await;
+async fn secured(
+    gateway: &Gateway,
+    stream: Stream,
+    tls: Option<Arc<rustls::ServerConfig>>,
+) -> io::Result<Stream> {
+    // What goes through a Unix socket stays on this machine.
+    let (stream, config) = match (stream, tls) {
+        (Stream::Tcp(stream), Some(config)) => (stream, config),
+        (stream, _) => return Ok(stream),
+    };
+    let ending = async {
+        gateway.shutdown.cancelled().await;
+        tokio::time::sleep(FIRST_REQUEST).await;
+    };
+    tokio::select! {
+        shaken = tokio::time::timeout(HEAD_LIMIT, TlsAcceptor::from(config).accept(stream)) => {
             Ok(Stream::Tls(Box::new(shaken.map_err(|_| io::ErrorKind::TimedOut)??.into())))
         }
-        // What goes through a Unix socket stays on this machine.
-        (stream, _) => Ok(stream),
+        () = ending => Err(io::ErrorKind::TimedOut.into()),
     }
 }

@@ -6,7 +6,7 @@ use anyhow::{Context, bail};
 use listenfd::ListenFd;
 use std::io;
 use std::net::{IpAddr, Ipv4Addr};
-use std::os::unix::fs::MetadataExt;
+use std::os::unix::fs::{FileTypeExt, MetadataExt};
 use std::path::{Path, PathBuf};
 use tokio::net::{TcpListener, UnixListener};
 
@@ -107,7 +107,12 @@ async fn bind_unix(path: &Path) -> anyhow::Result<Listener> {
     match UnixListener::bind(path) {
         // Whoever left it may be gone.
         Err(error) if error.kind() == io::ErrorKind::AddrInUse => {
-            if tokio::net::UnixStream::connect(path).await.is_ok() {
+            let tried = tokio::net::UnixStream::connect(path).await;
+            let is_left = tried.as_ref().is_err_and(|e| e.kind() == io::ErrorKind::ConnectionRefused);
+            if !std::fs::symlink_metadata(path)?.file_type().is_socket() {
+                bail!("there is a file that is no socket");
+            }
+            if !is_left {
                 bail!("another process listens there");
             }
             std::fs::remove_file(path)?;

@@ -12,7 +12,7 @@ use hyper::body::Incoming;
 use hyper::client::conn::http2::{Builder, SendRequest};
 use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
 use std::pin::Pin;
-use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::task::{Context, Poll, ready};
 use std::time::Duration;
 use tokio::task::JoinSet;
@@ -74,7 +74,7 @@ impl Shared {
 /// unsent goes over a new one.
 pub(super) async fn send(
     peer: &Peer,
-    shared: &Shared,
+    shared: &Arc<Shared>,
     method: &Method,
     path: &str,
     headers: &HeaderMap,
@@ -95,7 +95,9 @@ pub(super) async fn send(
         };
         match sender.try_send_request(request).await {
             Ok(response) => {
-                let wrap = |body| Body(Kind::Http2(Box::new(Http2 { body, failed: false })));
+                let wrap = |body| {
+                    Body(Kind::Http2(Box::new(Http2 { body, failed: false, _connection: shared.clone() })))
+                };
                 return Ok(response.map(wrap));
             }
             Err(mut error) => match error.take_message() {
@@ -111,6 +113,8 @@ pub(super) async fn send(
 pub(super) struct Http2 {
     body: Incoming,
     failed: bool,
+    /// It lives as long as what comes over it, though its node may be configured anew.
+    _connection: Arc<Shared>,
 }
 
 impl Http2 {

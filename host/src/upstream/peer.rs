@@ -120,6 +120,11 @@ impl Peer {
         Ok(Self { endpoint, address, base, fields, own, authority, pool: Arc::default(), http2 })
     }
 
+    /// Paths are asked for under one of its own.
+    pub fn has_base(&self) -> bool {
+        !self.base.is_empty()
+    }
+
     /// As HTTP/2 names what is asked for.
     pub(super) fn uri(&self, path: &str) -> Result<Uri, UpstreamError> {
         let scheme = if matches!(self.address, Address::Tcp { tls: Some(_), .. }) { "https" } else { "http" };

@@ -63,13 +63,23 @@ async fn requests_bridge_a_short_pause_and_are_told_of_a_long_one() {
     let node = TestNode::with_model().await;
     node.lock().always = Some(failing());
     let gateway = TestGateway::start(&[&node], &[], "", "").await;
+    let began = std::time::Instant::now();
     for _ in 0..5 {
         assert_eq!(gateway.client.post("/v1/chat/completions", &ask()).await.status, 500);
     }
+    assert!(began.elapsed().as_millis() < 900, "whoever it failed does not wait for it");
+    assert_eq!(
+        series(&gateway, "cortex_retries_total{outcome=\"tried\"}").await,
+        Some(0.0),
+        "there is no other"
+    );
     assert_eq!(series(&gateway, "cortex_node_breaker_open{node=\"n0\"}").await, Some(1.0));
     node.lock().always = Some(well());
-    let said = gateway.client.post("/v1/chat/completions", &ask()).await;
-    assert_eq!((said.status, node.lock().asked.len()), (200, 6), "it waits for the trial, and is it");
+    let body = ask();
+    let waiting = (0..4).map(|_| gateway.client.post("/v1/chat/completions", &body));
+    let waiting = futures_util::future::join_all(waiting).await;
+    assert!(waiting.iter().all(|said| said.status == 200), "they wait for the trial, and are it");
+    assert!(began.elapsed().as_millis() >= 900);
     // One, two and four seconds, then eight: too long to wait in silence.
     node.lock().always = Some(failing());
     until("it is told", async || {
@@ -81,6 +91,21 @@ async fn requests_bridge_a_short_pause_and_are_told_of_a_long_one() {
     .await;
     let status = gateway.status().await;
     assert!(status["nodes"][0]["left_alone_secs"].as_f64().unwrap() > 0.0, "{status:#}");
+}
+
+/// What comes back in a second is not worth a load.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_short_pause_loads_nothing_elsewhere() {
+    let (has, empty) = (TestNode::with_model().await, TestNode::start().await);
+    has.lock().always = Some(failing());
+    let gateway =
+        TestGateway::start(&[&has, &empty], &[], "", "[[models]]\nid = \"m\"\nvram_mb = 100\n").await;
+    for _ in 0..5 {
+        gateway.client.post("/v1/chat/completions", &ask()).await;
+    }
+    has.lock().always = Some(well());
+    assert_eq!(gateway.client.post("/v1/chat/completions", &ask()).await.status, 200);
+    assert!(empty.lock().loads.is_empty(), "{:?}", empty.lock().loads);
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -96,6 +121,23 @@ async fn a_request_that_breaks_nodes_is_not_given_to_all_of_them() {
     assert!(said.status == 502 && said.text().contains("4 nodes broke off"), "{}", said.text());
     assert_eq!(nodes.iter().map(|node| node.lock().asked.len()).sum::<usize>(), 4);
     assert_eq!(series(&gateway, "cortex_retries_total{outcome=\"poison\"}").await, Some(1.0));
+}
+
+/// That they are not there is nobody's fault: all of them are passed over.
+#[tokio::test(flavor = "multi_thread")]
+async fn nodes_that_are_gone_do_not_count_as_broken_by_it() {
+    let mut nodes = Vec::new();
+    for _ in 0..7 {
+        nodes.push(TestNode::with_model().await);
+    }
+    nodes[6].lock().always = Some(well());
+    let lines = "poll_interval_secs = 30.0";
+    let gateway = TestGateway::start(&nodes.iter().collect::<Vec<_>>(), &[], lines, "").await;
+    nodes[..6].iter().for_each(TestNode::kill);
+    for _ in 0..4 {
+        let said = gateway.client.post("/v1/chat/completions", &ask()).await;
+        assert_eq!(said.status, 200, "{}", said.text());
+    }
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -74,6 +74,27 @@ async fn a_requests_story_names_facts_decisions_failures_and_waits() {
     assert!(!output.status.success() && String::from_utf8_lossy(&output.stderr).contains("no request req_0"));
 }
 
+/// What it waited for is known of a client that left, too.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_client_that_left_has_its_story() {
+    let nodes = two_nodes().await;
+    let gateway = TestGateway::start(&[&nodes[0]], &["affinity"], "", "").await;
+    nodes[0].lock().always = Some(Reply::Never);
+    let client = gateway.client.clone();
+    let asking = spawn(async move {
+        client.post("/v1/chat/completions", &serde_json::from_str(&ask()).unwrap()).await;
+    });
+    until("it was sent", async || !nodes[0].lock().asked.is_empty()).await;
+    asking.abort();
+    until("it is booked", async || gateway.last_request().await["status"] == 499).await;
+    let record = gateway.last_request().await;
+    let story =
+        gateway.admin.get(&format!("/admin/requests/{}", record["id"].as_str().unwrap())).await.json();
+    let steps: Vec<&str> =
+        story["steps"].as_array().unwrap().iter().map(|s| s["step"].as_str().unwrap()).collect();
+    assert_eq!((&record["node"], &steps[..]), (&"n0".into(), &["decided", "sent"][..]), "{story:#}");
+}
+
 /// Paths and bodies.
 type Received = Arc<Mutex<Vec<(String, Vec<u8>)>>>;
 

@@ -61,14 +61,15 @@ async fn all_requests_share_a_connection_and_a_new_one_takes_its_place() {
         )
     };
     assert_eq!(many().await, [200; 20]);
-    assert_eq!(door.opened.load(Ordering::SeqCst), 1);
+    // One for them, one for polls.
+    assert_eq!(door.opened.load(Ordering::SeqCst), 2);
     assert_eq!(node.lock().headers[0]["x-request-id"].len(), 20);
     // Whoever had been sent is told or tried anew; whoever comes then has a new connection.
     door.cut.send_replace(());
     until("it serves", async || gateway.client.post("/v1/chat/completions", &ask(false)).await.status == 200)
         .await;
     assert_eq!(many().await, [200; 20]);
-    assert_eq!(door.opened.load(Ordering::SeqCst), 2);
+    until("both are new", async || door.opened.load(Ordering::SeqCst) == 4).await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -98,6 +99,29 @@ async fn streams_are_told_as_they_come_and_cancelled_when_nobody_reads() {
     door.cut.send_replace(());
     let rest = broken.rest().await;
     assert!(rest.contains("data: {\"error\""), "{rest}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_stream_outlives_its_nodes_configuration() {
+    let node = TestNode::with_model().await;
+    let lines = neuron(&format!("http://{}", node.address), "");
+    let gateway = TestGateway::start_with(&[], &[], "", "", &lines).await;
+    let (feed, fed) = mpsc::channel(4);
+    node.reply(Reply::Fed(Arc::new(Mutex::new(fed))));
+    feed.send(chunk("m", "one")).await.unwrap();
+    let mut stream = gateway.client.stream("/v1/chat/completions", &ask(true)).await;
+    assert!(stream.next().await.unwrap().contains("one"));
+    let file = gateway.dir.path().join("cortex.toml");
+    let text = std::fs::read_to_string(&file).unwrap().replace("name = \"n\"", "name = \"other\"");
+    std::fs::write(&file, text).unwrap();
+    gateway
+        .until("the node is another", |s| s["nodes"][0]["name"] == "other" && s["nodes"][0]["state"] == "up")
+        .await;
+    for piece in ending("m") {
+        feed.send(piece).await.unwrap();
+    }
+    drop(feed);
+    assert!(stream.rest().await.ends_with("data: [DONE]\n\n"));
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -141,4 +141,9 @@ async fn unix_sockets_on_either_side() {
     gateway.gateway.shutdown.cancel();
     (&mut gateway.serving).await.unwrap();
     assert!(!clients.exists(), "it goes with its gateway");
+    // A file that somebody needs is not taken for what a gateway left behind.
+    std::fs::write(&clients, "precious").unwrap();
+    let error = crate::support::gateway::try_start(gateway.dir.path()).await.unwrap_err();
+    assert!(format!("{error:#}").contains("no socket"), "{error:#}");
+    assert_eq!(std::fs::read_to_string(&clients).unwrap(), "precious");
 }

@@ -67,6 +67,49 @@ async fn what_it_lists_is_served_beside_the_neurons_and_either_stands_in_for_the
     for _ in 0..4 {
         assert_eq!(gateway.client.post("/v1/chat/completions", &ask("m", false)).await.status, 200);
     }
+    // What it does not have says nothing against it.
+    for _ in 0..6 {
+        assert_eq!(gateway.client.post("/v1/chat/completions", &ask("only-there", false)).await.status, 502);
+    }
+    assert!(
+        gateway.status().await["nodes"]
+            .as_array()
+            .unwrap()
+            .iter()
+            .all(|node| node["left_alone_secs"].is_null())
+    );
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn it_gets_as_many_at_once_as_it_may() {
+    let server = TestNode::start().await;
+    server.lock().models = vec![info("m", 0)];
+    let gateway = TestGateway::start_with(&[], &[], "", "", &upstream(&server, "max_concurrent = 2\n")).await;
+    let (mut feeds, mut clients) = (Vec::new(), Vec::new());
+    for _ in 0..3 {
+        let (feed, fed) = tokio::sync::mpsc::channel(4);
+        server.reply(Reply::Fed(std::sync::Arc::new(tokio::sync::Mutex::new(fed))));
+        feed.send(chunk("m", "one")).await.unwrap();
+        feeds.push(feed);
+        let client = gateway.client.clone();
+        clients.push(crate::support::node::spawn(async move {
+            let mut stream = client.stream("/v1/chat/completions", &ask("m", true)).await;
+            assert!(stream.rest().await.contains("one"));
+        }));
+    }
+    until("two run and one waits", async || {
+        server.lock().asked.len() == 2 && gateway.status().await["queues"][0]["waiting"] == 1
+    })
+    .await;
+    for feed in feeds {
+        for piece in ending("m") {
+            feed.send(piece).await.unwrap();
+        }
+    }
+    for client in clients {
+        client.await.unwrap();
+    }
+    assert_eq!(server.lock().asked.len(), 3);
 }
 
 #[tokio::test(flavor = "multi_thread")]
