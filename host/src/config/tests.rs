@@ -147,7 +147,10 @@ fn the_admin_address_needs_neither_secrets_nor_a_file_without_mistakes() {
         std::fs::write(&path, text).unwrap();
         let vars = env.iter().map(|(k, v)| ((*k).to_owned(), (*v).to_owned()));
         match (overrides::admin_listen(&path, vars), want) {
-            (Ok((got, _)), Ok(want)) => assert_eq!(got.to_string(), want, "{text}"),
+            (Ok((got, tls)), Ok(want)) => {
+                let got = if tls { format!("{got} over TLS") } else { got.to_string() };
+                assert_eq!(got, want, "{text}");
+            }
             (Err(got), Err(part)) => assert!(got.to_string().contains(part), "{got}"),
             (got, want) => panic!("{text}: {got:?}, expected {want:?}"),
         }
@@ -156,6 +159,11 @@ fn the_admin_address_needs_neither_secrets_nor_a_file_without_mistakes() {
     check("[gateway]\nadmin_listen = \"127.0.0.1:9\"", &[], Ok("127.0.0.1:9"));
     check("", &[("CORTEX_GATEWAY__ADMIN_LISTEN", "127.0.0.1:8")], Ok("127.0.0.1:8"));
     check("[gateway]\nadmin_listen = 9", &[], Err("gateway.admin_listen"));
+    check(
+        "[gateway]\ntls = { certificate = \"none\", key = \"none\", admin = true }",
+        &[],
+        Ok("127.0.0.1:31315 over TLS"),
+    );
     check("[gateway", &[], Err("cortex.toml:1"));
 }
 
