@@ -71,7 +71,7 @@ impl Drop for Work {
 struct Round {
     /// Nodes that failed the request.
     met: Vec<String>,
-    /// How many of them broke off, or were not there.
+    /// How many of them took it and broke off.
     broken: u32,
     /// The last one said nothing itself.
     broke: bool,

@@ -93,7 +93,9 @@ async fn what_is_unusual_and_right_is_served() {
         format!("POST {path} HTTP/1.1\r\nhost: x\r\ncontent-length: {}\r\n{more}\r\n{body}", body.len())
     };
     let last = post("connection: close\r\n");
-    let cases: [(&str, String, &[u16]); 7] = [
+    let long = format!("connection: close\r\nx: {}\r\n", "a".repeat(64 << 10));
+    let cases: [(&str, String, &[u16]); 8] = [
+        ("a header of 64 KB", post(&long), &[200]),
         ("pipelined", post("") + &post("") + &last, &[200, 200, 200]),
         ("bare line feeds", last.replace("\r\n", "\n"), &[200]),
         ("empty lines before it", format!("\r\n\r\n{last}"), &[200]),
