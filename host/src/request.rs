@@ -7,10 +7,12 @@ mod authenticate;
 mod body;
 mod budget;
 mod dialect;
+mod foreign;
 mod forward;
 #[cfg(any(test, fuzzing))]
 pub(crate) mod fuzz;
 mod history;
+mod hygiene;
 mod models;
 mod read;
 mod recognise;
@@ -25,6 +27,7 @@ mod wait;
 pub(crate) use authenticate::presented as presented_key;
 pub use body::Body;
 pub use budget::RetryBudget;
+pub(crate) use foreign::SUFFIX as UPSTREAM_SUFFIX;
 pub use settle::{Recent, RequestRecord};
 pub(crate) use story::Step;
 pub use story::Told;
@@ -35,6 +38,7 @@ use crate::gateway::Gateway;
 use crate::policy::{Message, Reply};
 use crate::refusal::Refusal;
 use dialect::Dialect;
+use foreign::Original;
 use http::{HeaderMap, HeaderValue, Request, Response, StatusCode, header};
 use hyper::body::Incoming;
 use recognise::{Inference, Native, Recognised};
@@ -70,13 +74,15 @@ pub async fn serve(gateway: Arc<Gateway>, from: IpAddr, request: Request<Incomin
             true => bytes::Bytes::new(),
             false => read::read(body, &parts.headers, config.body_limit, config.body_timeout).await?,
         };
+        let mut original = None;
         let mut message = native_message(&parts, body.to_vec());
         // Not before the body is in: sessions are few, and a slow client would hold one.
         if let Some((generation, endpoint)) = spoken.take() {
             dialect = Dialect::translated(&gateway, &generation, endpoint, ledger.seed, message.body.len())?;
             message = dialect.request(message)?;
+            original = Original::keep(&gateway, &generation.name, &parts, &body);
         }
-        answer(&gateway, &caller, message, &mut dialect, &mut ledger).await
+        answer(&gateway, &caller, message, original, &mut dialect, &mut ledger).await
     }
     .await;
     match outcome {
@@ -84,6 +90,10 @@ pub async fn serve(gateway: Arc<Gateway>, from: IpAddr, request: Request<Incomin
             let native = reply.status;
             let reply = dialect.response(ledger.name(reply));
             ledger.answered(native, reply.status);
+            respond(reply, &ledger)
+        }
+        Ok(Answer::Untouched(reply)) => {
+            ledger.answered(reply.status, reply.status);
             respond(reply, &ledger)
         }
         Ok(Answer::Stream(body)) => stream(body),
@@ -102,6 +112,8 @@ pub async fn serve(gateway: Arc<Gateway>, from: IpAddr, request: Request<Incomin
 enum Answer {
     /// A whole native answer.
     Reply(Reply),
+    /// A whole answer in the client's own dialect.
+    Untouched(Reply),
     /// Everything else now happens in the body.
     Stream(Box<wait::Held>),
 }
@@ -110,6 +122,7 @@ async fn answer(
     gateway: &Arc<Gateway>,
     caller: &Arc<Key>,
     message: Message,
+    original: Option<Original>,
     dialect: &mut Dialect,
     ledger: &mut Ledger,
 ) -> Result<Answer, Refusal> {
@@ -135,7 +148,8 @@ async fn answer(
             if kind != Inference::Tokenize {
                 ledger.admitted(admit::admit(gateway, caller, &asked, &target)?, asked.body.len());
             }
-            let work = acquire::Work::new(gateway, caller, kind, asked, target, ledger);
+            let mut work = acquire::Work::new(gateway, caller, kind, asked, target, ledger);
+            work.original = original;
             wait::answer(work, dialect, ledger).await
         }
     }

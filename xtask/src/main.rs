@@ -4,6 +4,7 @@ mod bench;
 mod demo;
 mod model;
 mod new_policy;
+mod node;
 mod paths;
 mod policies;
 mod python;

@@ -1,6 +1,6 @@
 //! `cargo xtask setup`: everything that is fetched, pinned. After it nothing needs a network.
 
-use crate::{model, policies, python, samples, sh};
+use crate::{model, node, policies, python, samples, sh};
 use anyhow::{Context, Result};
 use std::process::Command;
 
@@ -18,6 +18,7 @@ pub(crate) fn run(args: &Args) -> Result<()> {
     wasm_target()?;
     sh::run(&mut sh::cargo(&["fetch", "--quiet", "--locked"]))?;
     let python = python::environment()?;
+    node::sdks(&python)?;
     model::ensure(&python)?;
     if args.all {
         python::c_compiler(&python)?;

@@ -41,6 +41,14 @@ pub(super) fn run(path: &Path) -> anyhow::Result<()> {
             println!("  note: {key} = {name:?} is not among the policies; the built-in serves");
         }
     }
+    for (node, dialect) in config.nodes.iter().filter_map(|node| Some((&node.name, node.dialect()?))) {
+        let name = [dialect, crate::request::UPSTREAM_SUFFIX].concat();
+        if table.get(&name, Kind::Upstream).is_none() {
+            println!(
+                "  note: upstreams.{node}.dialect = {dialect:?} needs the policy {name}, which is not there: it serves nothing"
+            );
+        }
+    }
     if refused > 0 {
         bail!("{refused} policy file(s) refused");
     }

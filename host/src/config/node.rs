@@ -17,7 +17,7 @@ pub struct NodeConfig {
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Serves {
     Neuron,
-    /// A server that speaks OpenAI, and loads and unloads nothing for us.
+    /// A server that speaks OpenAI or another dialect, and loads and unloads nothing for us.
     Upstream(Offer),
 }
 
@@ -28,6 +28,18 @@ pub struct Offer {
     pub models: BTreeMap<String, String>,
     /// Requests that it gets at once; absent: as many as come.
     pub max_concurrent: Option<u32>,
+    /// What it speaks; absent: OpenAI.
+    pub dialect: Option<String>,
+}
+
+impl NodeConfig {
+    /// What it speaks, where that is not the native dialect.
+    pub fn dialect(&self) -> Option<&str> {
+        match &self.serves {
+            Serves::Neuron => None,
+            Serves::Upstream(offer) => offer.dialect.as_deref(),
+        }
+    }
 }
 
 /// Gets what a value needs from outside the file.
@@ -68,7 +80,7 @@ pub(super) fn nodes(
         let endpoint = raw.endpoint.trim_end_matches('/').to_owned();
         let token = outside.secret(&key("token_env"), raw.token_env.clone())?;
         let ca = raw.ca_file.as_deref().map(|file| outside.text(&key("ca_file"), file, files)).transpose()?;
-        let access = Access { endpoint, token, ca, headers: Vec::new(), http2: raw.http2 };
+        let access = Access { endpoint, token, ca, http2: raw.http2, ..Access::default() };
         Peer::open(&access).map_err(|e| format!("{}: {e}", key(e.key())))?;
         nodes.push(NodeConfig { name: raw.name, access, serves: Serves::Neuron });
     }
@@ -102,7 +114,10 @@ fn upstream(
     if endpoint.parse().is_ok_and(|uri: http::Uri| uri.path() == "/" && uri.authority().is_some()) {
         endpoint += "/v1";
     }
-    let access = Access { endpoint, token, headers, ca, http2: raw.http2 };
+    if raw.dialect.as_deref() == Some("") {
+        return Err(format!("{}: a name is expected, or nothing where it speaks OpenAI", key("dialect")));
+    }
+    let access = Access { endpoint, token, token_header: raw.key_header, headers, ca, http2: raw.http2 };
     Peer::open(&access).map_err(|e| {
         let field = if e.key() == "token_env" { "key_env" } else { e.key() };
         format!("{}: {e}", key(field))
@@ -118,6 +133,6 @@ fn upstream(
     if raw.max_concurrent == Some(0) {
         return Err(format!("{}: 0 would let nothing through; drain it or remove it", key("max_concurrent")));
     }
-    let offer = Offer { models, max_concurrent: raw.max_concurrent };
+    let offer = Offer { models, max_concurrent: raw.max_concurrent, dialect: raw.dialect };
     Ok(NodeConfig { name: raw.name, access, serves: Serves::Upstream(offer) })
 }

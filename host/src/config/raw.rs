@@ -173,7 +173,11 @@ pub(super) struct Upstream {
     pub(super) name: String,
     /// With the path of its API: `https://HOST/v1`.
     pub(super) endpoint: String,
+    /// What it speaks, where that is not OpenAI.
+    pub(super) dialect: Option<String>,
     pub(super) key_env: Option<String>,
+    /// The header of the key, where it is not a bearer token.
+    pub(super) key_header: Option<String>,
     #[serde(default)]
     pub(super) headers: BTreeMap<String, String>,
     /// From headers to variables that hold their values.

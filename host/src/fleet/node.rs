@@ -211,6 +211,11 @@ impl Node {
         }
     }
 
+    /// What it speaks, where that is not the native dialect.
+    pub fn dialect(&self) -> Option<&str> {
+        self.config.dialect()
+    }
+
     /// Its own name for a model that its view calls `model`.
     pub fn name_of<'a>(&'a self, model: &'a str) -> &'a str {
         self.offer().map_or(model, |known| offer::name(known, model))

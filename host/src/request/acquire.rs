@@ -1,6 +1,7 @@
 //! A seat for the model on one of the preferred nodes, where need be after loading it there.
 
 use super::admit::ANSWER;
+use super::foreign::Original;
 use super::forward::{Failed, LACKS_MODEL, Started, forward};
 use super::read::Asked;
 use super::recognise::Inference;
@@ -27,6 +28,8 @@ pub(super) struct Work {
     priority: Priority,
     pub(super) kind: Inference,
     pub(super) asked: Asked,
+    /// As the client wrote it, where an upstream may read that.
+    pub(super) original: Option<Original>,
     pub(super) target: Target,
     pub(super) seed: u64,
     pub(super) request_id: String,
@@ -119,6 +122,7 @@ impl Work {
             priority: caller.priority,
             kind,
             asked,
+            original: None,
             target,
             seed: ledger.seed,
             request_id: ledger.id.clone(),
@@ -302,8 +306,8 @@ impl Work {
         let (routed, arm, considered) = route(self, &round.met)?;
         self.decided(arm, considered);
         match self.but_for(routed, round)? {
-            // Others' servers cannot.
-            Routed::Nodes(mut nodes) => match nodes.iter().position(|view| view.node.offer().is_none()) {
+            // Servers that speak OpenAI cannot.
+            Routed::Nodes(mut nodes) => match nodes.iter().position(|view| counts(&view.node)) {
                 Some(first) => {
                     let (view, seat) = (nodes.swap_remove(first), Seat::aside());
                     Ok(Granted { view, seat, waited: Duration::ZERO, cold: None })
@@ -372,6 +376,11 @@ impl Work {
         let message = format!("{} was not ready within {seconds} s; it may be later", self.target.model.id);
         Refusal::unavailable("model_loading", message, RETRY)
     }
+}
+
+/// Whether it counts tokens: neurons do, and servers whose dialect has a call for it.
+fn counts(node: &Node) -> bool {
+    node.offer().is_none() || node.dialect().is_some()
 }
 
 /// Tells the node's breaker how it went, also where the client leaves first.

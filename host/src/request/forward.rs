@@ -1,7 +1,7 @@
 //! The request to a node, up to the point where its status is settled.
 
 use super::acquire::Work;
-use super::recognise::Inference;
+use super::foreign::{Foreign, Outgoing};
 use crate::fleet::{Assumption, Node, Seat};
 use crate::refusal::{LONGEST_RETRY, Refusal};
 use crate::sse::Framer;
@@ -9,6 +9,7 @@ use crate::upstream::{Body, UpstreamError};
 use bytes::Bytes;
 use http::{HeaderMap, HeaderValue, Method, StatusCode, header};
 use serde_json::Value;
+use std::borrow::Cow;
 use std::future::Future;
 use std::sync::Arc;
 use std::time::Duration;
@@ -25,13 +26,19 @@ const RETRY: Duration = Duration::from_secs(2);
 
 /// An answer that has begun well.
 pub(super) enum Started {
-    Whole { status: u16, body: Bytes, node_model: Option<String> },
+    Whole {
+        status: u16,
+        body: Bytes,
+        node_model: Option<String>,
+        /// What the client gets instead: the upstream speaks its dialect.
+        untouched: Option<Bytes>,
+    },
     Stream(Box<Flow>),
 }
 
 /// A stream whose first event has come.
 pub(super) struct Flow {
-    pub(super) first: Bytes,
+    pub(super) first: Piece,
     pub(super) framer: Framer,
     pub(super) body: Body,
     pub(super) node: String,
@@ -40,6 +47,13 @@ pub(super) struct Flow {
     pub(super) seat: Seat,
     /// Until the answer's end the node is taken to hold the conversation.
     pub(super) assumed: Option<Assumption>,
+    pub(super) foreign: Option<Foreign>,
+}
+
+/// Whole events as they came, and as native ones.
+pub(super) struct Piece {
+    pub(super) came: Bytes,
+    pub(super) native: Bytes,
 }
 
 /// An answer that has not.
@@ -64,32 +78,17 @@ pub(super) async fn forward(
     seat: Seat,
     deadline: Instant,
 ) -> Result<Started, Failed> {
-    let mut headers = HeaderMap::new();
-    headers.insert(header::CONTENT_TYPE, HeaderValue::from_static("application/json"));
-    if let Ok(id) = HeaderValue::try_from(&work.request_id) {
-        headers.insert("x-request-id", id);
-    }
-    if let Some(trace) = &work.trace {
-        trace.tell(&mut headers, work.span(), work.gateway.telemetry.is_some());
-    }
-    // Nodes share fairly among tenants, and let none see what another's cache holds. To others' servers they are
-    // nobody's business.
-    if node.offer().is_none()
-        && let Ok(tenant) = HeaderValue::try_from(&work.tenant)
-    {
-        headers.insert("x-cortex-tenant", tenant);
-    }
+    let mut foreign = Foreign::open(work, node).map_err(Failed::Elsewhere)?;
+    let Outgoing { path, headers, body } = outgoing(work, node, model, foreign.as_mut())?;
     let deadline = if work.asked.stream { deadline } else { deadline + WHOLE_ANSWER };
-    let body = work.asked.for_node(model);
-    let sending =
-        work.gateway.upstream.send(&node.peer, Method::POST, path_on(node, work.kind), &headers, body);
+    let sending = work.gateway.upstream.send(&node.peer, Method::POST, &path, &headers, body);
     let sent = tokio::time::timeout_at(deadline, while_up(work, node, sending)).await;
     let response = sent.map_err(|_| Failed::Final(too_late(node)))?;
     let response = response.map_err(|error| elsewhere(node, &error))?;
     let (parts, body) = response.into_parts();
     let kind = parts.headers.get(header::CONTENT_TYPE).map(HeaderValue::as_bytes).unwrap_or_default();
     if parts.status.is_success() && kind.starts_with(b"text/event-stream") {
-        let begins = first_event(work, node, model, body, seat);
+        let begins = first_event(work, node, model, body, seat, foreign);
         // Signs of life are no answer.
         return tokio::time::timeout_at(deadline, begins)
             .await
@@ -101,13 +100,8 @@ pub(super) async fn forward(
         // A proxy's page, or nothing at all.
         let text = body.trim_ascii();
         if !(text.starts_with(b"{") && text.ends_with(b"}")) {
-            return Err(elsewhere(node, &UpstreamError::Malformed("it is no JSON object".into())));
+            return Err(malformed(node, "it is no JSON object"));
         }
-        return Ok(Started::Whole {
-            status: parts.status.as_u16(),
-            body,
-            node_model: answers_as(node, model),
-        });
     }
     // It says so in words of its own, and whether it has the model is for another poll to see.
     if parts.status == StatusCode::NOT_FOUND && node.offer().is_some() {
@@ -115,20 +109,64 @@ pub(super) async fn forward(
         let message = format!("upstream {} does not serve {model}: {said}", node.name);
         return Err(Failed::Elsewhere(Refusal::new(StatusCode::BAD_GATEWAY, LACKS_MODEL, message)));
     }
-    Err(refused(parts.status, &parts.headers, body))
+    let (mut status, mut native, mut untouched) = (parts.status, body, None);
+    if let Some(foreign) = &mut foreign {
+        untouched = foreign.untouched.then(|| native.clone());
+        (status, native) = foreign.response(status, &native).map_err(|why| malformed(node, &why))?;
+    }
+    match status.is_success() {
+        true => Ok(Started::Whole {
+            status: status.as_u16(),
+            body: native,
+            node_model: answers_as(node, model),
+            untouched,
+        }),
+        false => Err(refused(status, &parts.headers, native)),
+    }
+}
+
+/// The request as the node wants it.
+fn outgoing(
+    work: &Work,
+    node: &Arc<Node>,
+    model: &str,
+    foreign: Option<&mut Foreign>,
+) -> Result<Outgoing, Failed> {
+    let native = work.asked.for_node(model);
+    let mut outgoing = match foreign {
+        Some(foreign) => foreign.request(work, node, native, model).map_err(Failed::Elsewhere)?,
+        None => {
+            let mut headers = HeaderMap::new();
+            headers.insert(header::CONTENT_TYPE, HeaderValue::from_static("application/json"));
+            Outgoing { path: work.kind.path().into(), headers, body: native }
+        }
+    };
+    // An upstream's endpoint ends where SDKs' base URLs do.
+    if node.offer().is_some()
+        && node.peer.has_base()
+        && let Some(rest) = outgoing.path.strip_prefix("/v1")
+    {
+        outgoing.path = Cow::Owned(rest.to_owned());
+    }
+    let headers = &mut outgoing.headers;
+    if let Ok(id) = HeaderValue::try_from(&work.request_id) {
+        headers.insert("x-request-id", id);
+    }
+    if let Some(trace) = &work.trace {
+        trace.tell(headers, work.span(), work.gateway.telemetry.is_some());
+    }
+    // Nodes share fairly among tenants, and let none see what another's cache holds. To others' servers they are
+    // nobody's business.
+    if node.offer().is_none()
+        && let Ok(tenant) = HeaderValue::try_from(&work.tenant)
+    {
+        headers.insert("x-cortex-tenant", tenant);
+    }
+    Ok(outgoing)
 }
 
 fn answers_as(node: &Node, model: &str) -> Option<String> {
     node.offer().is_none().then(|| model.to_owned())
-}
-
-/// An upstream's endpoint ends where SDKs' base URLs do.
-fn path_on(node: &Node, kind: Inference) -> &'static str {
-    let path = kind.path();
-    match node.offer() {
-        Some(_) if node.peer.has_base() => path.strip_prefix("/v1").unwrap_or(path),
-        _ => path,
-    }
 }
 
 /// What comes of `exchange`, unless the polls find the node down first: a host that froze or lost its
@@ -160,9 +198,10 @@ async fn first_event(
     model: &str,
     mut body: Body,
     seat: Seat,
+    mut foreign: Option<Foreign>,
 ) -> Result<Started, Failed> {
     let mut framer = Framer::default();
-    // Comments that came before; they pass too.
+    // Comments that came before, and events that mean nothing natively; they pass too.
     let mut before = Vec::new();
     let stall = work.gateway.config.load().stall_timeout;
     loop {
@@ -175,17 +214,26 @@ async fn first_event(
         let data = data.map_err(|error| elsewhere(node, &error))?;
         let whole =
             framer.push(data).map_err(|e| elsewhere(node, &UpstreamError::Malformed(e.to_string())))?;
-        let Some(first) = whole else { continue };
-        let Some(event) = crate::sse::events(&first).find_map(|event| event.data()) else {
-            if before.len() + first.len() <= COMMENTS {
-                before.extend_from_slice(&first);
+        let Some(came) = whole else { continue };
+        let native = match &mut foreign {
+            None => came.clone(),
+            Some(foreign) => foreign.events(&came).map_err(|why| malformed(node, &why))?,
+        };
+        let Some(event) = crate::sse::events(&native).find_map(|event| event.data()) else {
+            if before.len() + came.len() <= COMMENTS {
+                before.extend_from_slice(&came);
             }
             continue;
         };
         if let Some(refusal) = error_event(&event) {
             return Err(refusal);
         }
-        let first = if before.is_empty() { first } else { [&before[..], &first].concat().into() };
+        let all =
+            |last: &Bytes| if before.is_empty() { last.clone() } else { [&before[..], last].concat().into() };
+        let first = match foreign {
+            None => Piece { came: Bytes::new(), native: all(&came) },
+            Some(_) => Piece { came: all(&came), native },
+        };
         let (node, node_model) = (node.name.clone(), answers_as(node, model));
         return Ok(Started::Stream(Box::new(Flow {
             first,
@@ -195,6 +243,7 @@ async fn first_event(
             node_model,
             seat,
             assumed: None,
+            foreign,
         })));
     }
 }
@@ -241,6 +290,10 @@ fn too_late(node: &Node) -> Refusal {
     node.poke();
     let message = format!("node {} did not begin its answer in time", node.name);
     Refusal::unavailable("node_timeout", message, RETRY)
+}
+
+fn malformed(node: &Node, why: &str) -> Failed {
+    elsewhere(node, &UpstreamError::Malformed(why.to_owned()))
 }
 
 fn elsewhere(node: &Node, error: &UpstreamError) -> Failed {

@@ -1,7 +1,9 @@
 //! A node's stream on its way to the client: whole events, metered, tidied or translated, flushed at once.
 
 use super::dialect::Dialect;
-use super::forward::Flow;
+use super::foreign::Foreign;
+use super::forward::{Flow, Piece};
+use super::hygiene::Hygiene;
 use super::settle::Ledger;
 use crate::fleet::{Assumption, Seat};
 use crate::refusal::Refusal;
@@ -19,7 +21,7 @@ use tokio::time::{Instant, Sleep};
 
 pub(super) struct Relay {
     /// The event that settled the status, until it is sent.
-    first: Option<Bytes>,
+    first: Option<Piece>,
     framer: Framer,
     body: Body,
     gather: Gather,
@@ -27,6 +29,8 @@ pub(super) struct Relay {
     stall_timeout: Duration,
     tidy: Tidy,
     node: String,
+    /// The upstream speaks another dialect.
+    foreign: Option<Foreign>,
     _seat: Seat,
     _assumed: Option<Assumption>,
 }
@@ -78,6 +82,8 @@ struct Tidy {
     /// The node's name for the model, and the client's.
     rename: Option<String>,
     hide_usage: bool,
+    /// For clients that get the chunks themselves.
+    hygiene: Option<Hygiene>,
     /// A finish reason or the closing mark has come: the answer is whole.
     complete: bool,
 }
@@ -108,6 +114,8 @@ struct Choice<'a> {
 #[derive(Deserialize)]
 struct Delta<'a> {
     #[serde(default, borrow)]
+    role: Option<&'a RawValue>,
+    #[serde(default, borrow)]
     content: Option<&'a RawValue>,
     #[serde(default, borrow)]
     reasoning_content: Option<&'a RawValue>,
@@ -135,8 +143,15 @@ pub(super) struct PromptDetails {
 }
 
 impl Relay {
-    pub(super) fn new(flow: Flow, client_model: &str, hide_usage: bool, stall_timeout: Duration) -> Self {
-        let Flow { first, framer, body, node, node_model, seat, assumed } = flow;
+    /// `native`: the client gets the chunks themselves.
+    pub(super) fn new(
+        flow: Flow,
+        client_model: &str,
+        native: bool,
+        hide_usage: bool,
+        stall_timeout: Duration,
+    ) -> Self {
+        let Flow { first, framer, body, node, node_model, seat, assumed, foreign } = flow;
         let rename = (node_model.as_deref() != Some(client_model)).then(|| client_model.to_owned());
         Self {
             first: Some(first),
@@ -145,8 +160,9 @@ impl Relay {
             gather: Gather::default(),
             stall: Box::pin(tokio::time::sleep(stall_timeout)),
             stall_timeout,
-            tidy: Tidy { rename, hide_usage, complete: false },
+            tidy: Tidy { rename, hide_usage, hygiene: native.then(Hygiene::default), complete: false },
             node,
+            foreign,
             _seat: seat,
             _assumed: assumed,
         }
@@ -160,16 +176,17 @@ impl Relay {
         ledger: &mut Ledger,
     ) -> Poll<(Vec<u8>, bool)> {
         loop {
-            let whole = match self.first.take() {
+            let piece = match self.first.take() {
                 Some(first) => first,
-                None => match ready!(self.poll_events(cx)) {
-                    Ok(Some(whole)) => whole,
+                None => match ready!(self.poll_events(cx))
+                    .and_then(|whole| whole.map(|w| self.read(w)).transpose())
+                {
+                    Ok(Some(piece)) => piece,
                     Ok(None) => return Poll::Ready((self.end(None, dialect, ledger), true)),
                     Err(cause) => return Poll::Ready((self.end(Some(cause), dialect, ledger), true)),
                 },
             };
-            let native = self.tidy.pass(&whole, ledger);
-            let out = dialect.events(native);
+            let out = self.say(piece, dialect, ledger);
             if dialect.is_broken() {
                 ledger.broke("the translation policy failed");
                 return Poll::Ready((out, true));
@@ -177,6 +194,24 @@ impl Relay {
             if !out.is_empty() {
                 return Poll::Ready((out, false));
             }
+        }
+    }
+
+    /// Events as native ones.
+    fn read(&mut self, whole: Bytes) -> Result<Piece, String> {
+        match &mut self.foreign {
+            None => Ok(Piece { came: Bytes::new(), native: whole }),
+            Some(foreign) => foreign.events(&whole).map(|native| Piece { came: whole, native }),
+        }
+    }
+
+    fn say(&mut self, piece: Piece, dialect: &mut Dialect, ledger: &mut Ledger) -> Vec<u8> {
+        let native = self.tidy.pass(&piece.native, ledger);
+        match &self.foreign {
+            // It reads along for the account.
+            Some(foreign) if foreign.untouched => piece.came.to_vec(),
+            _ if native.is_empty() => Vec::new(),
+            _ => dialect.events(native),
         }
     }
 
@@ -203,17 +238,28 @@ impl Relay {
 
     /// A stream that broke off never looks like one that ended.
     fn end(&mut self, cause: Option<String>, dialect: &mut Dialect, ledger: &mut Ledger) -> Vec<u8> {
+        let mut out = Vec::new();
+        let mut untouched = false;
+        if let Some(foreign) = &mut self.foreign {
+            untouched = foreign.untouched;
+            if let Ok(native) = foreign.finish(cause.is_none()) {
+                out = self.say(Piece { came: Bytes::new(), native }, dialect, ledger);
+            }
+        }
         let clean = self.tidy.complete && !self.framer.is_mid_event();
         if clean {
             ledger.settle(200);
-            return dialect.finish(true);
+            if !untouched {
+                out.extend(dialect.finish(true));
+            }
+            return out;
         }
         let cause = cause.unwrap_or_else(|| "it ended before the answer did".into());
         tracing::warn!(node = self.node, cause, "a node's stream broke off");
         ledger.broke(&cause);
         let message = "the node's stream broke off before the answer was complete; try again";
         let refusal = Refusal::new(StatusCode::BAD_GATEWAY, "upstream_broken", message);
-        let mut out = dialect.events(refusal.event().into());
+        out.extend(dialect.events(refusal.event().into()));
         out.extend(dialect.finish(false));
         out
     }
@@ -242,7 +288,8 @@ impl Tidy {
         let data = event.data()?;
         if &*data == b"[DONE]" {
             self.complete = true;
-            return None;
+            let waited = self.waited(&data)?;
+            return Some([&waited, event.0].concat());
         }
         let chunk: Chunk<'_> = serde_json::from_slice(&data).ok()?;
         if chunk.error.is_some() {
@@ -257,9 +304,32 @@ impl Tidy {
         }
         self.complete |= chunk.choices.iter().any(|c| c.finish_reason.is_some_and(|r| r.get() != "null"));
         if self.hide_usage && chunk.choices.is_empty() && chunk.usage.is_some() {
-            return Some(Vec::new());
+            return Some(self.waited(&data).unwrap_or_default());
+        }
+        if let Some(hygiene) = &mut self.hygiene
+            && let Some(tidied) = hygiene.pass(&chunk, &data, self.rename.as_deref())
+        {
+            return Some(tidied);
         }
         replace_model(event.0, chunk.model?.get(), self.rename.as_ref()?)
+    }
+
+    /// What goes before that which ends the answer.
+    fn waited(&mut self, data: &[u8]) -> Option<Vec<u8>> {
+        let hygiene = self.hygiene.as_mut().filter(|hygiene| hygiene.is_holding())?;
+        Some(hygiene.flush(data, self.rename.as_deref()))
+    }
+}
+
+impl Hygiene {
+    /// The chunk as a client adds it up rightly; `None` where it is that already.
+    fn pass(&mut self, chunk: &Chunk<'_>, data: &[u8], model: Option<&str>) -> Option<Vec<u8>> {
+        // Answers beside the first one are not looked into.
+        let [choice] = &chunk.choices[..] else { return None };
+        let (role, calls) =
+            choice.delta.as_ref().map_or((false, false), |d| (d.role.is_some(), d.tool_calls.is_some()));
+        let role_again = self.role_again(role);
+        (role_again || calls || self.is_holding()).then(|| self.tidy(data, role_again, model)).flatten()
     }
 }
 

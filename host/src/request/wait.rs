@@ -34,6 +34,7 @@ pub struct Held {
 #[derive(Clone)]
 struct Setting {
     client_model: String,
+    native: bool,
     hide_usage: bool,
     keepalive_every: Duration,
     stall_timeout: Duration,
@@ -54,6 +55,7 @@ pub(super) async fn answer(
     let config = work.gateway.config.load_full();
     let setting = Setting {
         client_model: work.asked.model.clone(),
+        native: dialect.is_native(),
         hide_usage: dialect.is_native() && !work.asked.usage_wanted,
         keepalive_every: config.keepalive_after.max(Duration::from_millis(100)),
         stall_timeout: config.stall_timeout,
@@ -92,18 +94,21 @@ fn whole(started: Started, setting: &Setting, ledger: &mut Ledger) -> Result<Ans
     struct Metered {
         usage: Option<Usage>,
     }
-    let Started::Whole { status, body, node_model } = started else {
+    let Started::Whole { status, body, node_model, untouched } = started else {
         let message = "the node streamed an answer that was not asked to be streamed";
         return Err(Refusal::new(http::StatusCode::BAD_GATEWAY, "node_refused", message));
     };
     if let Ok(Metered { usage: Some(usage) }) = serde_json::from_slice(&body) {
         ledger.usage(usage);
     }
+    let headers = vec![("content-type".to_owned(), "application/json".to_owned())];
+    if let Some(body) = untouched {
+        return Ok(Answer::Untouched(Reply { status, headers, body: body.to_vec() }));
+    }
     let renamed = match node_model.as_ref() == Some(&setting.client_model) {
         true => None,
         false => rename(&body, &setting.client_model),
     };
-    let headers = vec![("content-type".to_owned(), "application/json".to_owned())];
     Ok(Answer::Reply(Reply { status, headers, body: renamed.unwrap_or_else(|| body.to_vec()) }))
 }
 
@@ -115,7 +120,7 @@ fn shutting_down() -> Refusal {
 
 impl Setting {
     fn relay(&self, flow: super::forward::Flow) -> Relay {
-        Relay::new(flow, &self.client_model, self.hide_usage, self.stall_timeout)
+        Relay::new(flow, &self.client_model, self.native, self.hide_usage, self.stall_timeout)
     }
 }
 

@@ -18,8 +18,10 @@ pub struct Access {
     /// `http://HOST:PORT` or `https://HOST:PORT`, with a path that goes before every request's where it has one, or
     /// `unix:/PATH`.
     pub endpoint: String,
-    /// Sent as a bearer token.
+    /// Sent as a bearer token, or in `token_header`.
     pub token: Option<String>,
+    /// The header that holds the token, as it is.
+    pub token_header: Option<String>,
     /// Sent with every request.
     pub headers: Vec<(String, String)>,
     /// Certificates that are trusted in the place of the system's, PEM.
@@ -102,8 +104,14 @@ impl Peer {
         };
         let mut own = HeaderMap::new();
         if let Some(token) = &access.token {
-            let value = HeaderValue::try_from(format!("Bearer {token}")).map_err(|_| BadPeer::Token)?;
-            own.insert(header::AUTHORIZATION, value);
+            let (name, value) = match &access.token_header {
+                None => (header::AUTHORIZATION, HeaderValue::try_from(format!("Bearer {token}"))),
+                Some(name) => {
+                    let known = HeaderName::try_from(name).ok().filter(|name| !OWN.contains(name));
+                    (known.ok_or_else(|| BadPeer::Header(name.clone()))?, HeaderValue::try_from(token))
+                }
+            };
+            own.insert(name, value.map_err(|_| BadPeer::Token)?);
         }
         for (name, value) in &access.headers {
             let bad = || BadPeer::Header(name.clone());
@@ -118,6 +126,11 @@ impl Peer {
         let endpoint = access.endpoint.clone();
         let (fields, http2) = (fields.into(), access.http2.then(Arc::default));
         Ok(Self { endpoint, address, base, fields, own, authority, pool: Arc::default(), http2 })
+    }
+
+    /// Whether it sends the header with every request.
+    pub fn sends(&self, name: &HeaderName) -> bool {
+        self.own.contains_key(name)
     }
 
     /// Paths are asked for under one of its own.

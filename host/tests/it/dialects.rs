@@ -83,3 +83,164 @@ async fn an_answer_that_cannot_be_translated_is_booked_as_the_error_that_it_beca
     assert_eq!(record["status"], 500);
     assert!(record["error"].as_str().unwrap().contains("translated"), "{record}");
 }
+
+const DIALECTS: [(&str, &str); 3] =
+    [("/v1/messages", "anthropic"), ("/v1/responses", "responses"), ("/v1/chat/completions", "openai")];
+
+/// The same question in each dialect.
+fn ask_in(path: &str, stream: bool) -> Value {
+    match path {
+        "/v1/responses" => json!({"model": "m", "input": "hi", "stream": stream}),
+        _ => ask(json!({"stream": stream})),
+    }
+}
+
+/// Ids are new in every answer.
+fn without_ids(said: &str) -> String {
+    let mut out = said.to_owned();
+    for prefix in ["msg_", "resp_", "rs_", "fc_"] {
+        let pieces: Vec<&str> = out.split(prefix).collect();
+        let cut = |piece: &&str| piece.trim_start_matches(|c: char| c.is_ascii_hexdigit()).to_owned();
+        out = std::iter::once(pieces[0].to_owned())
+            .chain(pieces[1..].iter().map(cut))
+            .collect::<Vec<_>>()
+            .join(prefix);
+    }
+    out
+}
+
+/// plano PR#898, cc-switch PR#1923: events and characters that arrive in two pieces, wherever the cut is.
+#[tokio::test(flavor = "multi_thread")]
+async fn where_a_stream_is_cut_makes_no_difference() {
+    let node = TestNode::with_model().await;
+    let gateway = TestGateway::start(&[&node], &["anthropic", "responses"], "", "").await;
+    let delta = |delta: Value| {
+        format!("data: {}\r\n\r\n", json!({"model": "m", "choices": [{"index": 0, "delta": delta}]}))
+    };
+    let call = json!([{"index": 0, "id": "c", "function": {"name": "f", "arguments": "{\"é\":\"\\n\"}"}}]);
+    let stream = [
+        ": x\n\n".into(),
+        delta(json!({"reasoning_content": "😀"})),
+        delta(json!({"content": "naïve"})),
+        delta(json!({"tool_calls": call})),
+        ending("m").concat(),
+    ]
+    .concat()
+    .into_bytes();
+    for (path, _) in DIALECTS {
+        let say = async |cut: usize| {
+            node.reply(Reply::Bytes(vec![stream[..cut].to_vec(), stream[cut..].to_vec()]));
+            without_ids(&gateway.client.stream(path, &ask_in(path, true)).await.rest().await)
+        };
+        let whole = say(0).await;
+        assert!(whole.contains("naïve") && whole.contains("😀"), "{whole}");
+        let cuts: Vec<usize> = (1..stream.len()).collect();
+        for some in cuts.chunks(32) {
+            // Which of them gets which stream does not matter: all must say the same.
+            for said in futures_util::future::join_all(some.iter().map(|&cut| say(cut))).await {
+                assert_eq!(said, whole, "{path}, cut within {some:?}");
+            }
+        }
+    }
+}
+
+/// Nothing is kept back until more comes.
+#[tokio::test(flavor = "multi_thread")]
+async fn every_event_leaves_before_the_next_arrives() {
+    let node = TestNode::with_model().await;
+    let gateway = TestGateway::start(&[&node], &["anthropic", "responses"], "", "").await;
+    let call = |arguments: &str| json!({"tool_calls": [{"index": 0, "id": "c", "function": {"name": "f", "arguments": arguments}}]});
+    for (path, _) in DIALECTS {
+        let (feed, fed) = tokio::sync::mpsc::channel(1);
+        node.reply(Reply::Fed(std::sync::Arc::new(tokio::sync::Mutex::new(fed))));
+        let delta = |delta: Value| {
+            format!("data: {}\n\n", json!({"model": "m", "choices": [{"index": 0, "delta": delta}]}))
+        };
+        feed.send(delta(json!({"reasoning_content": "one"}))).await.unwrap();
+        let mut client = gateway.client.stream(path, &ask_in(path, true)).await;
+        let mut told = String::new();
+        for (next, mark) in [
+            (None, "one"),
+            (Some(json!({"reasoning_content": "two"})), "two"),
+            (Some(json!({"content": "three"})), "three"),
+            (Some(json!({"content": "four"})), "four"),
+            (Some(call("{\"five\"")), "five"),
+            (Some(call(":\"six\"")), "six"),
+        ] {
+            if let Some(next) = next {
+                feed.send(delta(next)).await.unwrap();
+            }
+            while !told.contains(mark) {
+                told.push_str(
+                    &client.next().await.unwrap_or_else(|| panic!("{path} ended before {mark}: {told}")),
+                );
+            }
+        }
+    }
+}
+
+/// What is wrong is said in the words of each, with the field's path.
+#[tokio::test(flavor = "multi_thread")]
+async fn refusals_of_each() {
+    let node = TestNode::with_model().await;
+    let gateway = TestGateway::start(&[&node], &["anthropic", "responses"], "body_limit_mb = 1", "").await;
+    let large = "x".repeat(2 << 20);
+    for (path, field) in [("/v1/messages", "messages.0.content"), ("/v1/responses", "input.0.content")] {
+        let told = |body: &Value| match path {
+            "/v1/messages" => (body["type"].clone(), body["error"]["type"].clone()),
+            _ => ("error".into(), body["error"]["type"].clone()),
+        };
+        let wrong = json!([{"role": "user", "content": 5}]);
+        let body = json!({"model": "m", "max_tokens": 5, "messages": wrong, "input": wrong});
+        let answer = gateway.client.post(path, &body).await;
+        assert_eq!(
+            (answer.status, told(&answer.json())),
+            (400, ("error".into(), "invalid_request_error".into()))
+        );
+        assert!(answer.text().contains(&format!("{field}: invalid type: integer `5`")), "{}", answer.text());
+        let large = json!({"model": "m", "max_tokens": 5, "messages": large, "input": large});
+        let answer = gateway.client.post(path, &large).await;
+        let kind = if path == "/v1/messages" { "request_too_large" } else { "invalid_request_error" };
+        assert_eq!((answer.status, told(&answer.json())), (413, ("error".into(), kind.into())));
+        for (bytes, part) in
+            [(&b"{"[..], "not valid JSON"), (b"\xff{}", "not valid JSON"), (b"[]", "expected an object")]
+        {
+            let answer = gateway.client.call("POST", path, &[], bytes).await;
+            assert!(answer.status == 400 && answer.text().contains(part), "{}", answer.text());
+        }
+        assert!(!answer.header("request-id").is_empty() && !answer.header("x-request-id").is_empty());
+    }
+    assert!(node.lock().asked.is_empty());
+}
+
+/// Whole and in a stream, for a client whose chunks are not translated: each role, id and name once, and calls in a row.
+#[tokio::test(flavor = "multi_thread")]
+async fn native_chunks_add_up() {
+    let node = TestNode::with_model().await;
+    let gateway =
+        TestGateway::start(&[&node], &[], "", "[[models]]\nid = \"m\"\n[aliases]\nother = \"m\"\n").await;
+    let delta = |delta: Value| {
+        format!(
+            "data: {}\n\n",
+            json!({"model": "m", "choices": [{"index": 0, "delta": delta, "finish_reason": null}]})
+        )
+    };
+    let call = |index: u64, arguments: &str| json!({"role": "assistant", "tool_calls": [{"index": index, "id": format!("i{index}"), "function": {"name": "f", "arguments": arguments}}]});
+    let chunks = [call(0, ""), call(1, "{"), call(0, "{"), call(1, "}"), call(0, "}")].map(delta);
+    node.reply(Reply::Pieces([chunks.to_vec(), ending("m")].concat()));
+    let body = json!({"model": "other", "stream": true, "messages": [{"role": "user", "content": "hi"}]});
+    let got = gateway.client.stream("/v1/chat/completions", &body).await.rest().await;
+    let data: Vec<Value> =
+        got.lines().filter_map(|l| serde_json::from_str(l.strip_prefix("data: ")?).ok()).collect();
+    assert!(data.iter().all(|chunk| chunk["model"] == "other"), "{got}");
+    let pieces: Vec<(u64, &str)> = data
+        .iter()
+        .flat_map(|chunk| chunk["choices"][0]["delta"]["tool_calls"].as_array().into_iter().flatten())
+        .map(|piece| (piece["index"].as_u64().unwrap(), piece["function"]["arguments"].as_str().unwrap()))
+        .collect();
+    assert_eq!(pieces, [(0, ""), (0, "{"), (0, "}"), (1, "{}")]);
+    for once in ["\"role\"", "\"i0\"", "\"i1\""] {
+        assert_eq!(got.matches(once).count(), 1, "{once} in {got}");
+    }
+    assert!(got.ends_with("data: [DONE]\n\n"));
+}

@@ -1,9 +1,7 @@
 //! Glue between the contract and [`crate::session`].
 
-use crate::{
-    session::{ENDPOINTS, Session as Inner, Settings},
-    stream,
-};
+use crate::session::{ENDPOINTS, Session as Inner};
+use crate::settings::{SCHEMA, Settings};
 use bindings::cortex::policy::types::{Message, PolicyError, Reply};
 use bindings::exports::cortex::policy::{
     lifecycle::{self, Metadata},
@@ -26,9 +24,6 @@ thread_local! {
     static SETTINGS: RefCell<Settings> = RefCell::new(Settings::default());
 }
 
-const SCHEMA: &str = r#"{"type":"object","additionalProperties":false,"properties":{
-"keep_billing_header":{"type":"boolean","default":false}}}"#;
-
 impl lifecycle::Guest for Component {
     fn describe() -> Metadata {
         Metadata {
@@ -39,7 +34,7 @@ impl lifecycle::Guest for Component {
     }
 
     fn configure(json: String) -> Result<(), PolicyError> {
-        let settings = serde_json::from_str(&json).map_err(|e| PolicyError::InvalidRequest(e.to_string()))?;
+        let settings = Settings::read(&json).map_err(PolicyError::InvalidRequest)?;
         SETTINGS.replace(settings);
         Ok(())
     }
@@ -88,11 +83,11 @@ impl translator::GuestSession for Session {
         Ok(self.0.borrow_mut().events(&sse))
     }
 
-    fn finish(&self, clean: bool) -> Result<Vec<u8>, PolicyError> {
-        Ok(self.0.borrow_mut().finish(clean))
+    fn finish(&self, _clean: bool) -> Result<Vec<u8>, PolicyError> {
+        Ok(self.0.borrow_mut().finish())
     }
 
     fn keep_alive(&self) -> Vec<u8> {
-        stream::ping()
+        self.0.borrow().keep_alive()
     }
 }

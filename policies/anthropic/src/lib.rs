@@ -1,13 +1,20 @@
 //! Translation: Anthropic Messages to OpenAI chat completions and back.
 //!
-//! A [`session::Session`] carries one request through: [`request`] turns it into a native one,
-//! [`response`] and [`stream`] turn the answer back, [`error`] the refusals.
+//! A [`session::Session`] carries one request through: what the client sends becomes a native request
+//! (`body`, `request`, `content`), the answer and its errors become Anthropic's (`response`, `stream`, `error`).
 
-pub mod error;
-pub mod request;
-pub mod response;
 pub mod session;
-pub mod stream;
+pub mod settings;
+
+mod body;
+mod content;
+mod error;
+mod request;
+mod response;
+mod stream;
 
 #[cfg(target_family = "wasm")]
 mod component;
+
+#[cfg(test)]
+mod golden;

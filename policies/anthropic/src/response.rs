@@ -1,76 +1,49 @@
 //! Whole native answers as Anthropic's.
 
+use crate::request::Asked;
+use policy_chat::answer::{Finish, Usage, Whole};
+use policy_chat::id::escape;
 use serde_json::{Value, json};
 
-/// A chat completion as a message.
-pub fn message(native: &Value, id: &str, model: &str) -> Result<Value, String> {
-    let choice = native["choices"].get(0).ok_or("the native answer has no choice")?;
-    let said = &choice["message"];
+/// A chat completion as a message. The error is for the log.
+pub(crate) fn message(native: &[u8], id: &str, seed: u64, asked: &Asked) -> Result<Value, String> {
+    let whole = Whole::read(native, seed)?;
     let mut content = Vec::new();
-    if let Some(thoughts) = reasoning(said) {
+    if let Some(thoughts) = &whole.thoughts {
         content.push(json!({"type": "thinking", "thinking": thoughts, "signature": ""}));
     }
-    if let Some(text) = said["content"].as_str().filter(|t| !t.is_empty()) {
+    if let Some(text) = &whole.words {
         content.push(json!({"type": "text", "text": text}));
     }
-    let calls = said["tool_calls"].as_array().map(Vec::as_slice).unwrap_or_default();
-    content.extend(calls.iter().enumerate().map(|(at, call)| {
-        let function = &call["function"];
-        json!({"type": "tool_use", "id": tool_id(call["id"].as_str(), id, at), "name": function["name"],
-               "input": arguments(function["arguments"].as_str().unwrap_or_default())})
-    }));
-    let (stop_reason, stop_sequence) = stop(choice, !calls.is_empty());
-    Ok(json!({"id": id, "type": "message", "role": "assistant", "model": model, "content": content,
-              "stop_reason": stop_reason, "stop_sequence": stop_sequence, "usage": usage(&native["usage"])}))
-}
-
-/// Thoughts of a message or a delta, under either of the names in use.
-pub fn reasoning(said: &Value) -> Option<&str> {
-    said["reasoning_content"].as_str().or(said["reasoning"].as_str()).filter(|t| !t.is_empty())
-}
-
-/// Why the answer ended, and the stop text where the node says which one it was.
-pub fn stop(choice: &Value, called: bool) -> (&'static str, Option<&str>) {
-    match (choice["finish_reason"].as_str(), choice["stop_reason"].as_str()) {
-        (Some("length"), _) => ("max_tokens", None),
-        (Some("content_filter"), _) => ("refusal", None),
-        (Some("tool_calls" | "function_call"), _) => ("tool_use", None),
-        // Some servers say `stop` although they called.
-        _ if called => ("tool_use", None),
-        (_, Some(text)) => ("stop_sequence", Some(text)),
-        _ => ("end_turn", None),
+    for call in &whole.calls {
+        // The order of the model's keys is kept.
+        let input: Value = serde_json::from_str(&call.arguments).unwrap_or_else(|_| json!({}));
+        content.push(json!({"type": "tool_use", "id": escape(&call.id), "name": asked.names.back(&call.name), "input": input}));
     }
+    let (stop_reason, stop_sequence) = stop(&whole.finish, &asked.stop_sequences);
+    Ok(json!({"id": id, "type": "message", "role": "assistant", "model": asked.model, "content": content,
+              "stop_reason": stop_reason, "stop_sequence": stop_sequence, "usage": usage(&whole.usage)}))
 }
 
-/// Ids as Anthropic's SDKs accept them; made where the node sent none.
-pub fn tool_id(native: Option<&str>, message: &str, at: usize) -> String {
-    match native.filter(|id| !id.is_empty()) {
-        Some(id) => {
-            id.chars().map(|c| if c.is_ascii_alphanumeric() || "_-".contains(c) { c } else { '_' }).collect()
-        }
-        None => format!("toolu_{}_{at}", message.trim_start_matches("msg_")),
-    }
-}
-
-/// `input` is always an object.
-fn arguments(json: &str) -> Value {
-    match serde_json::from_str(json) {
-        Ok(Value::Object(map)) => map.into(),
-        _ => json!({}),
+/// Why the answer ended, and the stop text where it was one of the client's.
+pub(crate) fn stop<'f>(finish: &'f Finish, asked: &[String]) -> (&'static str, Option<&'f str>) {
+    match finish {
+        Finish::Length => ("max_tokens", None),
+        Finish::Filtered => ("refusal", None),
+        Finish::Called => ("tool_use", None),
+        Finish::Stop { sequence: Some(text) } if asked.contains(text) => ("stop_sequence", Some(text)),
+        Finish::Stop { .. } => ("end_turn", None),
     }
 }
 
 /// Tokens; Anthropic counts the cached ones apart.
-pub fn usage(native: &Value) -> Value {
-    let count = |v: &Value| v.as_u64().unwrap_or(0);
-    let cached = count(&native["prompt_tokens_details"]["cached_tokens"]);
-    json!({"input_tokens": count(&native["prompt_tokens"]).saturating_sub(cached),
-           "cache_creation_input_tokens": 0, "cache_read_input_tokens": cached,
-           "output_tokens": count(&native["completion_tokens"])})
+pub(crate) fn usage(native: &Usage) -> Value {
+    json!({"input_tokens": native.prompt_tokens - native.cached(), "cache_creation_input_tokens": 0,
+           "cache_read_input_tokens": native.cached(), "output_tokens": native.completion_tokens})
 }
 
 /// The list of models.
-pub fn models(native: &Value) -> Value {
+pub(crate) fn models(native: &Value) -> Value {
     let list = native["data"].as_array().map(Vec::as_slice).unwrap_or_default();
     let data: Vec<Value> = list.iter().map(model).collect();
     let id = |m: Option<&Value>| m.map_or(Value::Null, |m| m["id"].clone());
@@ -78,9 +51,16 @@ pub fn models(native: &Value) -> Value {
 }
 
 /// One model.
-pub fn model(native: &Value) -> Value {
+pub(crate) fn model(native: &Value) -> Value {
     json!({"type": "model", "id": native["id"], "display_name": native["id"],
            "created_at": rfc3339(native["created"].as_u64().unwrap_or(0))})
+}
+
+/// One model under the name that the client has for it.
+pub(crate) fn alias(native: &Value, name: &str) -> Value {
+    let mut model = model(native);
+    model["id"] = name.into();
+    model
 }
 
 /// Seconds since the Unix epoch as a date in UTC, by the days-to-civil algorithm for the proleptic
@@ -107,14 +87,5 @@ mod tests {
         check(951_782_399, "2000-02-28T23:59:59Z");
         check(951_782_400, "2000-02-29T00:00:00Z");
         check(1_767_225_599, "2025-12-31T23:59:59Z");
-    }
-
-    #[test]
-    fn tool_ids_fit_the_pattern() {
-        let check = |native, want: &str| assert_eq!(tool_id(native, "msg_ab", 1), want);
-        check(Some("call_1-x"), "call_1-x");
-        check(Some("functions.f:0"), "functions_f_0");
-        check(None, "toolu_ab_1");
-        check(Some(""), "toolu_ab_1");
     }
 }

@@ -1,17 +1,13 @@
 //! One request with its answer, free of WebAssembly.
 
-use crate::{error, request, response, stream::Stream};
-use serde::Deserialize;
-use serde_json::Value;
-
-/// From `[policies.settings.anthropic]`.
-#[derive(Debug, Clone, Default, Deserialize)]
-#[serde(deny_unknown_fields, default)]
-pub struct Settings {
-    /// Pass on the `x-anthropic-billing-header` text that coding agents put first. It changes with every
-    /// request, so it would defeat every prefix cache; by default it is dropped.
-    pub keep_billing_header: bool,
-}
+use crate::request::{self, Asked};
+use crate::settings::Settings;
+use crate::stream::{self, Messages};
+use crate::{error, response};
+use policy_chat::error::NativeError;
+use policy_chat::id;
+use policy_chat::stream::Stream;
+use serde_json::{Value, json};
 
 /// What this dialect serves; the order is the index that sessions are made with.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -27,8 +23,10 @@ pub const ENDPOINTS: [(Endpoint, &str, &str, Option<&str>); 4] = [
     (Endpoint::Messages, "POST", "/v1/messages", None),
     (Endpoint::CountTokens, "POST", "/v1/messages/count_tokens", None),
     (Endpoint::Models, "GET", "/v1/models", Some("anthropic-version")),
-    (Endpoint::Model, "GET", "/v1/models/{model}", Some("anthropic-version")),
+    (Endpoint::Model, "GET", MODEL, Some("anthropic-version")),
 ];
+
+const MODEL: &str = "/v1/models/{model}";
 
 /// A native request: path and body.
 pub type Native = (String, Vec<u8>);
@@ -36,48 +34,73 @@ pub type Native = (String, Vec<u8>);
 pub struct Session {
     endpoint: Endpoint,
     settings: Settings,
-    id: String,
-    model: String,
-    stream: Stream,
+    seed: u64,
+    stream: Stream<Messages>,
+    /// It was refused for its `thread`.
+    threaded: bool,
 }
 
 impl Session {
     /// An index past the list falls back to the first endpoint.
     pub fn new(endpoint: u32, seed: u64, settings: Settings) -> Self {
         let endpoint = ENDPOINTS.get(endpoint as usize).map_or(Endpoint::Messages, |e| e.0);
-        let id = format!("msg_{:016x}{:08x}", seed, (seed >> 7) as u32 ^ 0x5bd1_e995);
-        Self { endpoint, settings, stream: Stream::new(&id), id, model: String::new() }
+        let id = format!("msg_{}", id::digits(seed, 0));
+        Self { endpoint, settings, seed, stream: Stream::new(Messages::new(id), seed), threaded: false }
     }
 
     /// The native request. An error is a sentence for the client.
     pub fn request(&mut self, path: &str, body: &[u8]) -> Result<Native, String> {
         match self.endpoint {
-            Endpoint::Models | Endpoint::Model => Ok((path.to_owned(), Vec::new())),
+            Endpoint::Models => Ok((path.to_owned(), Vec::new())),
+            Endpoint::Model => Ok((self.model(path), Vec::new())),
             Endpoint::Messages | Endpoint::CountTokens => {
                 let counting = self.endpoint == Endpoint::CountTokens;
-                let body: Value = serde_json::from_slice(body)
-                    .map_err(|e| format!("the request body is not valid JSON: {e}"))?;
-                let native = request::to_chat(&body, counting, self.settings.keep_billing_header)?;
-                self.model = native["model"].as_str().unwrap_or_default().to_owned();
-                self.stream.set_model(&self.model);
+                let (native, asked) =
+                    request::to_chat(body, counting, &self.settings).inspect_err(|why| {
+                        self.threaded = why == request::NO_THREADS;
+                    })?;
+                self.stream.writer.asked = asked;
                 let path = if counting { "/tokenize" } else { "/v1/chat/completions" };
-                Ok((path.to_owned(), native.to_string().into_bytes()))
+                Ok((path.to_owned(), native))
+            }
+        }
+    }
+
+    /// The path of what an alias stands for.
+    fn model(&mut self, path: &str) -> String {
+        let prefix = MODEL.trim_end_matches("{model}");
+        let name = path.strip_prefix(prefix).unwrap_or_default();
+        match self.settings.model(name) {
+            same if same == name => path.to_owned(),
+            model => {
+                self.stream.writer.asked = Asked { model: name.to_owned(), ..Asked::default() };
+                [prefix, model].concat()
             }
         }
     }
 
     /// A whole native answer, status and body, in this dialect.
     pub fn response(&self, status: u16, request_id: &str, body: &[u8]) -> Result<Vec<u8>, String> {
+        let Messages { id, asked, .. } = &self.stream.writer;
         if status >= 400 {
-            return Ok(error::from_native(status, request_id, &self.model, body).to_string().into_bytes());
+            let native = NativeError::of_body(status, body);
+            let mut body = error::body(&native, &asked.model, request_id);
+            if self.threaded {
+                body["error"]["details"] =
+                    json!({"error_code": "thread_unsupported_request", "unsupported": ["thread"]});
+            }
+            return Ok(body.to_string().into_bytes());
+        }
+        if self.endpoint == Endpoint::Messages {
+            return Ok(response::message(body, id, self.seed, asked)?.to_string().into_bytes());
         }
         let native: Value =
             serde_json::from_slice(body).map_err(|e| format!("the native answer is not JSON: {e}"))?;
         let answer = match self.endpoint {
-            Endpoint::Messages => response::message(&native, &self.id, &self.model)?,
-            Endpoint::CountTokens => native,
             Endpoint::Models => response::models(&native),
+            Endpoint::Model if !asked.model.is_empty() => response::alias(&native, &asked.model),
             Endpoint::Model => response::model(&native),
+            Endpoint::Messages | Endpoint::CountTokens => native,
         };
         Ok(answer.to_string().into_bytes())
     }
@@ -87,8 +110,13 @@ impl Session {
         self.stream.events(sse)
     }
 
-    pub fn finish(&mut self, clean: bool) -> Vec<u8> {
-        self.stream.finish(clean)
+    pub fn finish(&mut self) -> Vec<u8> {
+        self.stream.finish()
+    }
+
+    /// What keeps a waiting client patient.
+    pub fn keep_alive(&self) -> Vec<u8> {
+        stream::ping()
     }
 }
 

@@ -1,173 +1,92 @@
 //! A native stream as Anthropic's: message_start, blocks one after another, message_delta, message_stop.
 
+use crate::request::Asked;
 use crate::{error, response};
+use policy_chat::answer::{Finish, Usage};
+use policy_chat::error::NativeError;
+use policy_chat::id::escape;
+use policy_chat::sse::{event, json as write};
+use policy_chat::stream::{First, Kind, NewCall, Writer};
 use serde_json::{Value, json};
-use std::borrow::Cow;
 
-mod blocks;
-mod word;
-
-use blocks::{Blocks, Kind};
-
-pub struct Stream {
-    id: String,
-    model: String,
-    state: State,
-    blocks: Blocks,
-    /// Stop reason and stop text, held until the usage is known.
-    stop: Option<(&'static str, Option<String>)>,
-    usage: Value,
+pub(crate) struct Messages {
+    pub(crate) id: String,
+    pub(crate) asked: Asked,
+    /// Index of the next block.
+    next: u64,
 }
 
-#[derive(PartialEq)]
-enum State {
-    Waiting,
-    Open,
-    Ended,
+impl Messages {
+    pub(crate) fn new(id: String) -> Self {
+        Self { id, asked: Asked::default(), next: 0 }
+    }
 }
 
-impl Stream {
-    pub fn new(id: &str) -> Self {
-        Self {
-            id: id.to_owned(),
-            model: String::new(),
-            state: State::Waiting,
-            blocks: Blocks::new(id),
-            stop: None,
-            usage: Value::Null,
-        }
-    }
-
-    pub fn set_model(&mut self, model: &str) {
-        self.model = model.to_owned();
-    }
-
-    /// Whole native events; comments and fields other than `data` mean nothing here.
-    pub fn events(&mut self, sse: &[u8]) -> Vec<u8> {
-        let mut out = Vec::with_capacity(sse.len());
-        let mut data: Cow<'_, [u8]> = Cow::Borrowed(&[]);
-        let (mut rest, mut end) = (sse, true);
-        while end {
-            let line;
-            (line, rest, end) = match memchr::memchr(b'\n', rest) {
-                Some(at) => (&rest[..at], &rest[at + 1..], true),
-                None => (rest, &[][..], false),
-            };
-            let line = line.strip_suffix(b"\r").unwrap_or(line);
-            if line.is_empty() {
-                if !data.is_empty() {
-                    self.event(&data, &mut out);
-                    data = Cow::Borrowed(&[]);
-                }
-            } else if let Some(more) = line.strip_prefix(b"data:") {
-                let more = more.strip_prefix(b" ").unwrap_or(more);
-                if data.is_empty() {
-                    data = Cow::Borrowed(more);
-                } else {
-                    data.to_mut().push(b'\n');
-                    data.to_mut().extend_from_slice(more);
-                }
-            }
-        }
-        out
-    }
-
-    /// Ends the stream where it is still open: well if the model had stopped, else with an error.
-    pub fn finish(&mut self, _clean: bool) -> Vec<u8> {
-        let mut out = Vec::new();
-        self.end(&mut out);
-        out
-    }
-
-    fn event(&mut self, data: &[u8], out: &mut Vec<u8>) {
-        if self.state == State::Ended {
-            return;
-        }
-        if data == b"[DONE]" {
-            return self.end(out);
-        }
-        if self.state == State::Open
-            && self.blocks.goes_on(Kind::Text)
-            && let Some(words) = word::of(data)
-        {
-            return self.blocks.text(&words, out);
-        }
-        match serde_json::from_slice::<Value>(data) {
-            Ok(chunk) if !chunk["error"].is_null() => self.fail(&chunk["error"], out),
-            Ok(chunk) => self.chunk(&chunk, out),
-            Err(_) => self.fail(&Value::Null, out),
-        }
-    }
-
-    fn chunk(&mut self, chunk: &Value, out: &mut Vec<u8>) {
-        if self.state == State::Waiting {
-            self.start(chunk, out);
-        }
-        if chunk["usage"].is_object() {
-            self.usage = chunk["usage"].clone();
-        }
-        if let Some(choice) = chunk["choices"].get(0) {
-            let delta = &choice["delta"];
-            if let Some(thoughts) = response::reasoning(delta) {
-                self.blocks.delta(Kind::Thinking, thoughts, out);
-            }
-            if let Some(text) = delta["content"].as_str().filter(|t| !t.is_empty()) {
-                self.blocks.delta(Kind::Text, text, out);
-            }
-            for (at, call) in delta["tool_calls"].as_array().into_iter().flatten().enumerate() {
-                self.blocks.call(call, at, out);
-            }
-            if choice["finish_reason"].is_string() {
-                let (reason, text) = response::stop(choice, self.blocks.called());
-                self.stop = Some((reason, text.map(str::to_owned)));
-            }
-        }
-        if self.stop.is_some() && chunk["usage"].is_object() {
-            self.end(out);
-        }
-    }
-
-    fn start(&mut self, chunk: &Value, out: &mut Vec<u8>) {
-        self.state = State::Open;
-        let mut usage = response::usage(&chunk["usage"]);
+impl Writer for Messages {
+    fn begin(&mut self, first: First, out: &mut Vec<u8>) {
+        let mut usage = response::usage(&first.usage);
         usage["output_tokens"] = 0.into();
-        let message = json!({"id": self.id, "type": "message", "role": "assistant", "model": self.model,
+        let message = json!({"id": self.id, "type": "message", "role": "assistant", "model": self.asked.model,
             "content": [], "stop_reason": null, "stop_sequence": null, "usage": usage});
         emit(out, &json!({"type": "message_start", "message": message}));
     }
 
-    fn end(&mut self, out: &mut Vec<u8>) {
-        if self.state == State::Ended {
-            return;
-        }
-        let Some((reason, text)) = self.stop.take() else {
-            return self.fail(&Value::Null, out);
+    fn open(&mut self, kind: Kind, call: Option<NewCall<'_>>, out: &mut Vec<u8>) {
+        let block = match (kind, call) {
+            (Kind::Words, _) => json!({"type": "text", "text": ""}),
+            (Kind::Thoughts, _) => json!({"type": "thinking", "thinking": "", "signature": ""}),
+            (Kind::Call, call) => {
+                let (id, name) = call.map_or(("", ""), |call| (call.id, self.asked.names.back(call.name)));
+                json!({"type": "tool_use", "id": escape(id), "name": name, "input": {}})
+            }
         };
-        self.blocks.close_all(out);
-        let usage = response::usage(&self.usage);
-        emit(
-            out,
-            &json!({"type": "message_delta", "usage": usage,
-            "delta": {"stop_reason": reason, "stop_sequence": text}}),
-        );
-        emit(out, &json!({"type": "message_stop"}));
-        self.state = State::Ended;
+        emit(out, &json!({"type": "content_block_start", "index": self.next, "content_block": block}));
+        self.next += 1;
     }
 
-    fn fail(&mut self, native: &Value, out: &mut Vec<u8>) {
-        emit(out, &error::event(native, "the model's stream broke off before its end; try again"));
-        self.state = State::Ended;
+    /// What nearly every event of a stream is, written without a detour.
+    fn delta(&mut self, kind: Kind, text: &str, out: &mut Vec<u8>) {
+        out.extend_from_slice(
+            b"event: content_block_delta\ndata: {\"type\":\"content_block_delta\",\"index\":",
+        );
+        write(out, &(self.next - 1));
+        out.extend_from_slice(match kind {
+            Kind::Words => br#","delta":{"type":"text_delta","text":"#,
+            Kind::Thoughts => br#","delta":{"type":"thinking_delta","thinking":"#,
+            Kind::Call => br#","delta":{"type":"input_json_delta","partial_json":"#,
+        });
+        write(out, text);
+        out.extend_from_slice(b"}}\n\n");
+    }
+
+    fn close(&mut self, kind: Kind, _cut: bool, out: &mut Vec<u8>) {
+        let index = self.next - 1;
+        if kind == Kind::Thoughts {
+            let delta = json!({"type": "signature_delta", "signature": ""});
+            emit(out, &json!({"type": "content_block_delta", "index": index, "delta": delta}));
+        }
+        emit(out, &json!({"type": "content_block_stop", "index": index}));
+    }
+
+    fn end(&mut self, finish: &Finish, usage: &Usage, out: &mut Vec<u8>) {
+        let (reason, text) = response::stop(finish, &self.asked.stop_sequences);
+        let delta = json!({"stop_reason": reason, "stop_sequence": text});
+        emit(out, &json!({"type": "message_delta", "delta": delta, "usage": response::usage(usage)}));
+        emit(out, &json!({"type": "message_stop"}));
+    }
+
+    fn fail(&mut self, native: &NativeError, out: &mut Vec<u8>) {
+        emit(out, &error::event(native, &self.asked.model));
     }
 }
 
 /// One event with its `event:` line; the payload's `type` names it.
 fn emit(out: &mut Vec<u8>, payload: &Value) {
-    let name = payload["type"].as_str().unwrap_or_default();
-    out.extend_from_slice(format!("event: {name}\ndata: {payload}\n\n").as_bytes());
+    event(out, payload["type"].as_str().unwrap_or_default(), payload);
 }
 
 /// What keeps a client patient.
-pub fn ping() -> Vec<u8> {
+pub(crate) fn ping() -> Vec<u8> {
     let mut out = Vec::new();
     emit(&mut out, &json!({"type": "ping"}));
     out

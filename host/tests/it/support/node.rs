@@ -22,6 +22,8 @@ pub enum Reply {
     Whole(u16, Value),
     /// Pieces of the body, then its end.
     Pieces(Vec<String>),
+    /// The same, cut anywhere.
+    Bytes(Vec<Vec<u8>>),
     /// Pieces of the body, then the connection breaks.
     Broken(Vec<String>),
     /// Pieces as the test sends them.
@@ -38,8 +40,12 @@ pub struct Inner {
     pub replies: VecDeque<Reply>,
     /// What an inference call gets where no reply is set for it.
     pub always: Option<Reply>,
+    /// The same, by what it asks and how often that was asked before.
+    pub script: Option<fn(&Value, usize) -> Reply>,
     /// Path and body of every inference call.
     pub asked: Vec<(String, Value)>,
+    /// What stood behind the question mark.
+    pub queries: Vec<String>,
     /// Their headers.
     pub headers: Vec<http::HeaderMap>,
     pub loads: Vec<LoadRequest>,
@@ -325,15 +331,20 @@ async fn defrag(State(inner): Shared) -> Response {
 
 async fn infer(State(inner): Shared, request: Request) -> Response {
     let (path, headers) = (request.uri().path().to_owned(), request.headers().clone());
+    let query = request.uri().query().unwrap_or_default().to_owned();
     let body = axum::body::to_bytes(request.into_body(), 64 << 20).await.unwrap();
     let reply = {
         let mut inner = inner.lock().unwrap();
         let body: Value = serde_json::from_slice(&body).unwrap_or_default();
+        let before = inner.asked.iter().filter(|(_, asked)| *asked == body).count();
+        let scripted = inner.script.map(|script| script(&body, before));
         inner.asked.push((path, body));
         inner.headers.push(headers);
+        inner.queries.push(query);
         inner
             .replies
             .pop_front()
+            .or(scripted)
             .or_else(|| inner.always.clone())
             .unwrap_or(Reply::Whole(500, json!({"error": {"message": "no reply was set"}})))
     };
@@ -345,8 +356,9 @@ async fn infer(State(inner): Shared, request: Request) -> Response {
             let response = Response::builder().header("content-type", "application/json");
             response.body(Body::from_stream(nothing)).unwrap()
         }
-        Reply::Pieces(pieces) => sse(pieces, false),
-        Reply::Broken(pieces) => sse(pieces, true),
+        Reply::Pieces(pieces) => sse(bytes(pieces), false),
+        Reply::Bytes(pieces) => sse(pieces, false),
+        Reply::Broken(pieces) => sse(bytes(pieces), true),
         Reply::Fed(receiver) => {
             let pieces = futures_util::stream::unfold(receiver, |receiver| async move {
                 let piece = receiver.lock().await.recv().await?;
@@ -362,7 +374,11 @@ fn whole(status: u16, body: &Value) -> Response {
     response.body(Body::from(body.to_string())).unwrap()
 }
 
-fn sse(pieces: Vec<String>, breaks: bool) -> Response {
+fn bytes(pieces: Vec<String>) -> Vec<Vec<u8>> {
+    pieces.into_iter().map(String::into_bytes).collect()
+}
+
+fn sse(pieces: Vec<Vec<u8>>, breaks: bool) -> Response {
     let end = breaks.then(|| Err(std::io::Error::other("broken on purpose")));
     let pieces = pieces.into_iter().map(|p| Ok(Bytes::from(p))).chain(end);
     // One at a time, so that each goes out by itself.

@@ -194,6 +194,20 @@ pub fn python(args: &[&str], url: &str) -> Command {
     command
 }
 
+/// A TypeScript test with the SDKs at hand.
+pub fn node(args: &[&str], url: &str) -> Command {
+    let home = root().join("target/node");
+    let program = home.join("node");
+    assert!(program.exists(), "target/node is missing: run `cargo xtask setup` first");
+    // Modules are looked for beside the file that imports them.
+    let file = args.last().unwrap();
+    std::fs::copy(Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/sdk").join(file), home.join(file))
+        .unwrap();
+    let mut command = Command::new(program);
+    command.args(args).current_dir(home).env("CORTEX_URL", url).env("NO_PROXY", "127.0.0.1");
+    command
+}
+
 fn root() -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join("..")
 }

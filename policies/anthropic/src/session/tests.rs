@@ -66,7 +66,7 @@ fn bad_requests_name_the_field() {
         Err(message) => assert!(message.contains(part), "{message:?} lacks {part:?}"),
         Ok(native) => panic!("accepted as {native}, expected an error about {part}"),
     };
-    check(json!([]), "JSON object");
+    check(json!([]), "the request body: invalid length 0, expected an object");
     check(json!({"max_tokens": 1, "messages": hi}), "model:");
     check(json!({"model": 3, "max_tokens": 1, "messages": hi}), "model:");
     check(json!({"model": "m", "max_tokens": 1}), "messages:");
@@ -90,7 +90,7 @@ fn bad_requests_name_the_field() {
 #[test]
 fn a_whole_answer() {
     let mut session = Session::new(0, 7, Settings::default());
-    let body = json!({"model": "m", "max_tokens": 5, "messages": [{"role": "user", "content": "hi"}]});
+    let body = json!({"model": "m", "max_tokens": 5, "stop_sequences": ["END"], "messages": [{"role": "user", "content": "hi"}]});
     session.request("/v1/messages", body.to_string().as_bytes()).unwrap();
     let native = json!({"choices": [{"finish_reason": "stop", "stop_reason": "END",
         "message": {"role": "assistant", "content": "hello", "reasoning_content": "hm"}}],
@@ -115,7 +115,7 @@ fn a_whole_answer() {
 fn errors_by_status() {
     let check = |status, native: Value, kind: &str, message: &str| {
         let mut session = Session::new(0, 7, Settings::default());
-        session.model = "m".into();
+        session.stream.writer.asked.model = "m".into();
         let got = session.response(status, "req_1", native.to_string().as_bytes()).unwrap();
         let got: Value = serde_json::from_slice(&got).unwrap();
         let want =
@@ -147,4 +147,157 @@ fn models_and_counts() {
     let (path, native) = counting.request("/v1/messages/count_tokens", body.to_string().as_bytes()).unwrap();
     assert_eq!(path, "/tokenize");
     assert!(!String::from_utf8(native).unwrap().contains("max_tokens"));
+}
+
+#[test]
+#[expect(clippy::too_many_lines, reason = "a table of what may be wrong")]
+fn every_field_of_a_wrong_kind_is_named() {
+    let check = |extra: Value, part: &str| {
+        let mut body =
+            json!({"model": "m", "max_tokens": 5, "messages": [{"role": "user", "content": "hi"}]});
+        body.as_object_mut().unwrap().extend(extra.as_object().unwrap().clone());
+        let said = chat(body).expect_err(part);
+        assert!(said.starts_with(part), "{said:?} is not {part:?}");
+    };
+    let content = |blocks: Value| json!({"messages": [{"role": "user", "content": blocks}]});
+    let assistant = |blocks: Value| json!({"messages": [{"role": "assistant", "content": blocks}]});
+    check(json!({"messages": {}}), "messages: invalid type: map");
+    check(json!({"messages": [5]}), "messages.0: invalid type: integer `5`, expected an object");
+    check(json!({"max_tokens": 1e30}), "max_tokens: invalid type: floating point");
+    check(json!({"max_tokens": -1}), "max_tokens:");
+    check(json!({"top_k": 1.5}), "top_k: invalid type");
+    check(json!({"stop_sequences": "x"}), "stop_sequences: invalid type");
+    check(json!({"stop_sequences": ["x", 1]}), "stop_sequences.1: invalid type");
+    check(json!({"metadata": {"user_id": 5}}), "metadata.user_id: invalid type");
+    check(json!({"thinking": {}}), "thinking.type: this field is required");
+    check(json!({"output_config": {"effort": 5}}), "output_config.effort: invalid type");
+    check(json!({"system": [{"type": "image"}]}), "system.0.text: a string is required");
+    check(json!({"tools": [{"input_schema": {}}]}), "tools.0.name: this field is required");
+    check(json!({"tools": [{"name": "f"}]}), "tools.0.input_schema: an object is required");
+    check(json!({"tools": [{"name": "f", "input_schema": "x"}]}), "tools.0.input_schema: expected an object");
+    let tool = json!([{"name": "f", "input_schema": {}}]);
+    check(json!({"tools": tool, "tool_choice": {"type": "tool"}}), "tool_choice.name:");
+    check(json!({"tools": tool, "tool_choice": {"type": "some"}}), "tool_choice.type:");
+    check(content(json!([{"text": "x"}])), "messages.0.content.0.type: this field is required");
+    check(content(json!([{"type": "text"}])), "messages.0.content.0.text:");
+    check(content(json!([{"type": "text", "text": null}])), "messages.0.content.0.text:");
+    check(content(json!([{"type": "image"}])), "messages.0.content.0.source: an object is required");
+    check(content(json!([{"type": "image", "source": "x"}])), "messages.0.content.0.source: invalid type");
+    let image = |source: Value| json!([{"type": "image", "source": source}]);
+    check(
+        content(image(json!({"type": "file", "file_id": "f"}))),
+        "messages.0.content.0.source.type: expected base64 or url",
+    );
+    check(
+        content(image(json!({"type": "base64", "media_type": "image/png", "data": "a b"}))),
+        "messages.0.content.0.source.data: expected base64",
+    );
+    check(
+        content(image(json!({"type": "base64", "media_type": "text/html", "data": "aa"}))),
+        "messages.0.content.0.source.media_type:",
+    );
+    check(
+        content(json!([{"type": "tool_result", "content": "x"}])),
+        "messages.0.content.0.tool_use_id: a string",
+    );
+    check(
+        content(json!([{"type": "tool_result", "tool_use_id": "t"}])),
+        "messages.0.content.0.tool_use_id: no tool_use before it",
+    );
+    check(assistant(json!([{"type": "tool_use", "name": "f", "input": {}}])), "messages.0.content.0.id:");
+    check(assistant(json!([{"type": "tool_use", "id": "t", "input": {}}])), "messages.0.content.0.name:");
+    check(
+        assistant(json!([{"type": "tool_use", "id": "t", "name": "f", "input": "x"}])),
+        "messages.0.content.0.input: an object",
+    );
+    let raw = |body: &str| {
+        Session::new(0, 1, Settings::default()).request("/v1/messages", body.as_bytes()).unwrap_err()
+    };
+    assert!(raw(r#"{"model":"m","model":"n"}"#).starts_with("model: this field is given twice"));
+    let nested = |deep: usize| {
+        format!(
+            r#"{{"model":"m","max_tokens":5,"messages":[{{"role":"user","content":{}{}}}]}}"#,
+            "[".repeat(deep),
+            "]".repeat(deep)
+        )
+    };
+    assert!(raw(&nested(9)).starts_with("messages.0.content.0"));
+    assert!(raw(&nested(99_999)).starts_with("messages.0.content.0"));
+}
+
+/// The SDKs' own way to send only what is new: refused in the words that make them send everything.
+#[test]
+fn a_thread_is_refused_so_that_the_client_goes_on_without() {
+    let mut session = Session::new(0, 1, Settings::default());
+    let body = json!({"model": "m", "max_tokens": 5, "messages": [{"role": "user", "content": "hi"}], "thread": {"type": "create"}});
+    let why = session.request("/v1/messages", body.to_string().as_bytes()).unwrap_err();
+    let native = json!({"error": {"message": why, "type": "invalid_request_error"}});
+    let told: Value =
+        serde_json::from_slice(&session.response(400, "r", native.to_string().as_bytes()).unwrap()).unwrap();
+    assert_eq!(told["error"]["details"]["error_code"], "thread_unsupported_request");
+    assert!(
+        told["error"]["message"].as_str().unwrap().starts_with("thread: this gateway keeps no conversations")
+    );
+}
+
+/// Betas come and go, and what they add is skipped.
+#[test]
+fn what_is_not_known_is_no_error() {
+    let got = chat(
+        json!({"model": "m", "max_tokens": 5, "container": null, "mcp_servers": [{}], "service_tier": 5,
+        "system": null, "tools": null, "tool_choice": null, "thinking": null, "metadata": null, "stop_sequences": [],
+        "output_config": {"task_budget": {}}, "context_management": [1], "stream": false,
+        "messages": [{"role": "user", "content": [{"type": "text", "text": "hi", "citations": 7}], "id": 5},
+            {"role": "assistant", "content": [{"type": "server_tool_use", "id": "s", "name": "web_search", "input": {}},
+                {"type": "web_search_tool_result", "tool_use_id": "s", "content": {"type": "error"}},
+                {"type": "text", "text": "ok"}]}]}),
+    );
+    assert_eq!(
+        got.unwrap(),
+        json!({"model": "m", "max_tokens": 5, "messages": [
+        {"role": "user", "content": "hi"}, {"role": "assistant", "content": "ok"}]})
+    );
+}
+
+#[test]
+fn ten_thousand_blocks() {
+    let blocks: Vec<Value> = (0..10_000).map(|n| json!({"type": "text", "text": n.to_string()})).collect();
+    let got = messages(json!([{"role": "user", "content": blocks}]));
+    assert!(got[0]["content"].as_str().unwrap().ends_with("9998\n\n9999"));
+}
+
+/// Ids that the dialect does not allow go out in another form and come back as they were; so do long names.
+#[test]
+fn ids_and_names_go_round() {
+    let name = "n".repeat(100);
+    let mut session = Session::new(0, 1, Settings::default());
+    let body = json!({"model": "m", "max_tokens": 5, "messages": [{"role": "user", "content": "hi"}],
+        "tools": [{"name": name, "input_schema": {}}], "tool_choice": {"type": "tool", "name": name}});
+    let (_, native) = session.request("/v1/messages", body.to_string().as_bytes()).unwrap();
+    let native: Value = serde_json::from_slice(&native).unwrap();
+    let short = native["tools"][0]["function"]["name"].as_str().unwrap();
+    assert_eq!((short.len(), &native["tool_choice"]["function"]["name"]), (64, &json!(short)));
+    let call = json!({"index": 0, "id": "functions.f:0", "function": {"name": short, "arguments": "{}"}});
+    let answer = json!({"choices": [{"message": {"tool_calls": [call]}, "finish_reason": "tool_calls"}]});
+    let answer = session.response(200, "r", answer.to_string().as_bytes()).unwrap();
+    let block = serde_json::from_slice::<Value>(&answer).unwrap()["content"][0].clone();
+    assert_eq!(block["name"], name);
+    let id = block["id"].as_str().unwrap();
+    assert!(id.bytes().all(|b| b.is_ascii_alphanumeric() || b == b'_'), "{id}");
+    let again = messages(json!([{"role": "assistant", "content": [block]},
+        {"role": "user", "content": [{"type": "tool_result", "tool_use_id": id, "content": "x"}]}]));
+    assert_eq!(again[0]["tool_calls"][0]["id"], "functions.f:0");
+    assert_eq!(again[1]["tool_call_id"], "functions.f:0");
+}
+
+#[test]
+fn a_model_by_its_alias() {
+    let settings = Settings::read(r#"{"aliases":{"claude-*":"org/local"}}"#).unwrap();
+    let mut session = Session::new(3, 1, settings.clone());
+    assert_eq!(session.request("/v1/models/claude-x", b"").unwrap().0, "/v1/models/org/local");
+    let got: Value =
+        serde_json::from_slice(&session.response(200, "", br#"{"id":"org/local"}"#).unwrap()).unwrap();
+    assert_eq!((&got["id"], &got["display_name"]), (&json!("claude-x"), &json!("org/local")));
+    let mut session = Session::new(3, 1, settings);
+    assert_eq!(session.request("/v1/models/org/local", b"").unwrap().0, "/v1/models/org/local");
 }
