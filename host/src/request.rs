@@ -13,6 +13,7 @@ mod forward;
 pub(crate) mod fuzz;
 mod history;
 mod hygiene;
+mod legacy;
 mod models;
 mod read;
 mod recognise;
@@ -140,7 +141,11 @@ async fn answer(
                 ledger.route = kind.path().into();
             }
             ledger.operation = kind.operation();
-            let asked = read::parse(kind, message.body.into())?;
+            let body = match kind {
+                Inference::Chat if dialect.is_native() => dialect.modern(message.body),
+                _ => message.body.into(),
+            };
+            let asked = read::parse(kind, body)?;
             let target = resolve::resolve(gateway, caller, &asked)?;
             ledger.target(&target);
             admit::may_have(gateway, caller, &target)?;

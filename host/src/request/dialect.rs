@@ -1,6 +1,7 @@
 //! The dialect that a request's client speaks: native, or a policy's session.
 
 use super::history::{History, Input};
+use super::legacy;
 use crate::gateway::Gateway;
 use crate::policy::{Declined, Fault, Generation, Message, Problem, Reply, Session, limits};
 use crate::refusal::Refusal;
@@ -13,6 +14,8 @@ use tokio::sync::OwnedSemaphorePermit;
 /// OpenAI chat completions, unless a policy translates.
 pub(super) struct Dialect {
     translated: Option<Translated>,
+    /// A native client that speaks of functions: [`legacy`].
+    older: bool,
     broken: bool,
 }
 
@@ -27,7 +30,7 @@ struct Translated {
 
 impl Dialect {
     pub(super) fn native() -> Self {
-        Self { translated: None, broken: false }
+        Self { translated: None, older: false, broken: false }
     }
 
     /// Errors with a 503 where there is no room for another session, with a 500 where the policy fails.
@@ -54,12 +57,23 @@ impl Dialect {
         let history = History::new(gateway.policies.replay_budget());
         let generation = generation.clone();
         let translated = Translated { generation, endpoint, seed, session, history, _permit: permit };
-        Ok(Self { translated: Some(translated), broken: false })
+        Ok(Self { translated: Some(translated), older: false, broken: false })
     }
 
     /// Whether the client gets its events as they come from the node.
     pub(super) fn is_native(&self) -> bool {
         self.translated.is_none()
+    }
+
+    /// A native request in today's words; its answer will be in the client's.
+    pub(super) fn modern(&mut self, body: Vec<u8>) -> Bytes {
+        match legacy::modern(&body) {
+            None => body.into(),
+            Some(modern) => {
+                self.older = legacy::is_asked_for(&body);
+                modern
+            }
+        }
     }
 
     /// After a fault nothing more may be sent.
@@ -88,7 +102,12 @@ impl Dialect {
     /// A whole native answer in the client's dialect. Where the policy fails, its error in that dialect,
     /// and where even that fails, the native error.
     pub(super) fn response(&mut self, reply: Reply) -> Reply {
-        let Some(translated) = &mut self.translated else { return reply };
+        let Some(translated) = &mut self.translated else {
+            return match self.older && reply.status < 400 {
+                true => Reply { body: legacy::answer(&reply.body), ..reply },
+                false => reply,
+            };
+        };
         let headers = reply.headers.clone();
         let session = &mut translated.session;
         let problem = match off_reactor(reply.body.len(), || session.response(reply.clone())) {
@@ -115,6 +134,7 @@ impl Dialect {
     /// Whole native events as the client should see them.
     pub(super) fn events(&mut self, native: Bytes) -> Vec<u8> {
         match &self.translated {
+            None if self.older => legacy::events(&native),
             None => native.to_vec(),
             Some(_) => self.ask(Input::Events(native)),
         }

@@ -213,6 +213,44 @@ async fn refusals_of_each() {
     assert!(node.lock().asked.is_empty());
 }
 
+/// As tools were called before there were tools.
+#[tokio::test(flavor = "multi_thread")]
+async fn functions_in_the_older_words() {
+    let node = TestNode::with_model().await;
+    let gateway = TestGateway::start(&[&node], &[], "", "").await;
+    let call =
+        json!([{"index": 0, "id": "c", "type": "function", "function": {"name": "f", "arguments": "{}"}}]);
+    let mut whole = chat("m", "");
+    whole["choices"][0] = json!({"index": 0, "message": {"role": "assistant", "content": null, "tool_calls": call}, "finish_reason": "tool_calls"});
+    let body = |stream: bool| {
+        json!({"model": "m", "stream": stream, "functions": [{"name": "f"}], "function_call": "auto", "messages": [
+        {"role": "assistant", "function_call": {"name": "f", "arguments": "{}"}}, {"role": "function", "name": "f", "content": "x"}]})
+    };
+    node.reply(Reply::Whole(200, whole));
+    let said = gateway.client.post("/v1/chat/completions", &body(false)).await.json();
+    assert_eq!(said["choices"][0]["message"]["function_call"], json!({"name": "f", "arguments": "{}"}));
+    assert_eq!(said["choices"][0]["finish_reason"], "function_call");
+    let chunk = format!(
+        "data: {}\n\n",
+        json!({"model": "m", "choices": [{"index": 0, "delta": {"tool_calls": call}, "finish_reason": null}]})
+    );
+    node.reply(Reply::Pieces([vec![chunk], ending("m")].concat()));
+    let text = gateway.client.stream("/v1/chat/completions", &body(true)).await.rest().await;
+    assert!(
+        text.contains(r#""function_call":{"name":"f","arguments":"{}"}"#) && !text.contains("tool_calls"),
+        "{text}"
+    );
+    let asked = &node.lock().asked[0].1;
+    assert_eq!(
+        (&asked["tools"][0]["function"], &asked["tool_choice"]),
+        (&json!({"name": "f"}), &json!("auto"))
+    );
+    assert_eq!(
+        (&asked["messages"][1]["role"], &asked["messages"][1]["tool_call_id"]),
+        (&json!("tool"), &asked["messages"][0]["tool_calls"][0]["id"])
+    );
+}
+
 /// Whole and in a stream, for a client whose chunks are not translated: each role, id and name once, and calls in a row.
 #[tokio::test(flavor = "multi_thread")]
 async fn native_chunks_add_up() {

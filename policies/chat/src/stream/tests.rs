@@ -175,7 +175,7 @@ fn calls_in_a_row_stream() {
 fn what_breaks_off_never_ends_well() {
     let hi = delta(json!({"content": "hi"}));
     let broken = "fail(502 the model's stream broke off before its end; try again)";
-    check(&[hi.clone()], &format!(r#"begin(0) [words "hi" {broken}"#));
+    check(std::slice::from_ref(&hi), &format!(r#"begin(0) [words "hi" {broken}"#));
     check(&[], &format!(" {broken}"));
     check(&[json!({"error": {"message": "no", "status": 503}}), hi.clone(), finish("stop")], " fail(503 no)");
     let unreadable = "fail(502 the model's stream could not be read; try again)";
