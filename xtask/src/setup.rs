@@ -22,10 +22,13 @@ pub(crate) fn run(args: &Args) -> Result<()> {
     model::ensure(&python)?;
     if args.all {
         python::c_compiler(&python)?;
-        let sample = samples::RUST_MANIFEST;
-        sh::run(&mut sh::cargo(&["fetch", "--quiet", "--locked", "--manifest-path", sample]))?;
     }
-    policies::build()
+    for name in samples::RUST {
+        let manifest = samples::manifest(name);
+        sh::run(&mut sh::cargo(&["fetch", "--quiet", "--locked", "--manifest-path", &manifest]))?;
+    }
+    policies::build()?;
+    samples::build_rust()
 }
 
 /// rust-toolchain.toml names the target, but rustup installs it only where auto-install is on.

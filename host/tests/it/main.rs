@@ -28,6 +28,7 @@ mod pair;
 mod rawnodes;
 mod reload;
 mod requests;
+mod samples;
 mod scripted;
 mod shutdown;
 mod simulation;
