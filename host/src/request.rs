@@ -123,7 +123,7 @@ async fn answer(
     gateway: &Arc<Gateway>,
     caller: &Arc<Key>,
     message: Message,
-    original: Option<Original>,
+    original: Option<Box<Original>>,
     dialect: &mut Dialect,
     ledger: &mut Ledger,
 ) -> Result<Answer, Refusal> {

@@ -20,6 +20,8 @@ enum Name {
     Policy,
     /// What the gateway's control plane costs: cold loads, reloads, decisions; and swaps that it spares
     Fleet,
+    /// What translation costs: events, whole answers, large requests, and a thousand streams at once
+    Translate,
     /// What a request costs in the gateway, beside envoy, smg and vllm-router, which are installed for it (360 MB), and
     /// nginx where it is in PATH; 11 quiet minutes
     Gateway,
@@ -33,6 +35,7 @@ pub(crate) fn run(args: &Args) -> Result<()> {
     let name = match args.name {
         Name::Policy => "policy",
         Name::Fleet => "fleet",
+        Name::Translate => "translate",
         Name::Gateway => "gateway",
         Name::Engine => "engine",
     };
@@ -40,6 +43,7 @@ pub(crate) fn run(args: &Args) -> Result<()> {
     match args.name {
         Name::Policy => of_host("policy", &file, &[])?,
         Name::Fleet => of_host("fleet", &file, &[])?,
+        Name::Translate => of_host("translate", &file, &[])?,
         Name::Gateway => {
             let peers = std::env::var_os("CORTEX_BENCH_PEERS").map(|dir| Ok(dir.into()));
             let peers = peers.unwrap_or_else(crate::python::peers)?;

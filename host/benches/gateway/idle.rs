@@ -20,8 +20,8 @@ pub fn measure(mock: SocketAddr, figures: &mut Figures) {
         let command = peers::cortex(dir.path(), port, mock, peers::Cortex::default()).unwrap();
         let process = Process::start(0, &command, None);
         let address = SocketAddr::from(([127, 0, 0, 1], port));
-        let load = Load { address, key: Some(peers::KEY), stream: true };
-        let (asked, started) = (request(load, path, "It stays idle."), Instant::now());
+        let load = Load { address, key: Some(peers::KEY), stream: true, path };
+        let (asked, started) = (request(load, "It stays idle."), Instant::now());
         let mut open = Vec::new();
         while open.len() < streams {
             match begin(address, &asked) {

@@ -15,7 +15,11 @@ pub struct Load {
     pub address: SocketAddr,
     pub key: Option<&'static str>,
     pub stream: bool,
+    /// Whose dialect is spoken.
+    pub path: &'static str,
 }
+
+pub const CHAT: &str = "/v1/chat/completions";
 
 impl Load {
     /// So many requests, so many at once.
@@ -80,10 +84,12 @@ fn runtime() -> tokio::runtime::Runtime {
 }
 
 /// The request as it goes over the wire; `says` is what the user says.
-pub fn request(load: Load, path: &str, says: &str) -> Vec<u8> {
+pub fn request(load: Load, says: &str) -> Vec<u8> {
+    let Load { stream, path, .. } = load;
+    let (list, limit) =
+        if path == "/v1/responses" { ("input", "max_output_tokens") } else { ("messages", "max_tokens") };
     let body = format!(
-        r#"{{"model":"{MODEL}","stream":{},"max_tokens":128,"messages":[{{"role":"system","content":"You are a sailor of few words."}},{{"role":"user","content":"{says}"}}]}}"#,
-        load.stream
+        r#"{{"model":"{MODEL}","stream":{stream},"{limit}":128,"{list}":[{{"role":"system","content":"You are a sailor of few words."}},{{"role":"user","content":"{says}"}}]}}"#
     );
     let key = load.key.map_or(String::new(), |key| format!("authorization: Bearer {key}\r\n"));
     format!(
@@ -104,7 +110,7 @@ impl Connection {
     async fn open(load: Load) -> Self {
         let stream = TcpStream::connect(load.address).await.unwrap();
         stream.set_nodelay(true).unwrap();
-        let request = request(load, "/v1/chat/completions", "Which way does the wind blow?");
+        let request = request(load, "Which way does the wind blow?");
         Self { stream, request, buffer: Vec::with_capacity(64 << 10), is_stream: load.stream }
     }
 

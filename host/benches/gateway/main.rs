@@ -75,7 +75,7 @@ fn measure_cpu(running: &[peers::Running], figures: &mut Figures) {
         let mut rounds: Vec<Vec<f64>> = vec![Vec::new(); running.len()];
         for round in 0..=ROUNDS {
             for (peer, costs) in running.iter().zip(&mut rounds) {
-                let load = Load { address: peer.address, key: peer.peer.key, stream };
+                let load = Load { address: peer.address, key: peer.peer.key, stream, path: load::CHAT };
                 let before = peer.process.cpu();
                 load.closed(AT_ONCE, requests);
                 let cost = (peer.process.cpu() - before).as_secs_f64() * 1e6 / requests as f64;
@@ -133,7 +133,7 @@ fn metrics_us() -> f64 {
 /// What a proxy adds to the 99th of a hundred requests at 2,000 a second.
 fn measure_latency(running: &[peers::Running], mock: std::net::SocketAddr, figures: &mut Figures) {
     let p99 = |address, key| {
-        let load = Load { address, key, stream: false };
+        let load = Load { address, key, stream: false, path: load::CHAT };
         median((0..ROUNDS).map(|_| load.paced(2_000, Duration::from_secs(2))).collect())
     };
     let direct = p99(mock, None);

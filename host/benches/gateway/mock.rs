@@ -90,7 +90,10 @@ async fn answer(stream: &mut TcpStream, path: &str, body: &[u8]) -> std::io::Res
     let is_chat = path.ends_with("/chat/completions");
     let has = |what: &[u8]| memchr::memmem::find(body, what).is_some();
     if is_chat && has(b"\"stream\":true") {
-        return events(stream, has(b"stays idle")).await;
+        return match has(b"comes slowly") {
+            true => slow_events(stream).await,
+            false => events(stream, has(b"stays idle")).await,
+        };
     }
     let answer = if is_chat { chat() } else { about(path) };
     let head = format!(
@@ -130,6 +133,36 @@ async fn events(stream: &mut TcpStream, idle: bool) -> std::io::Result<()> {
         stream.write_all(framed(last).as_bytes()).await?;
     }
     stream.write_all(b"0\r\n\r\n").await
+}
+
+/// Events a second, and for how long.
+pub const PACE: u64 = 50;
+const SLOW: Duration = Duration::from_secs(6);
+
+/// What an event of [`slow_events`] begins its words with: when it was written, in nanoseconds since the Unix epoch.
+pub const STAMP: &str = "at ";
+
+async fn slow_events(stream: &mut TcpStream) -> std::io::Result<()> {
+    let head = "HTTP/1.1 200 OK\r\ncontent-type: text/event-stream\r\ntransfer-encoding: chunked\r\n\r\n";
+    stream.write_all(head.as_bytes()).await?;
+    let mut ticks = tokio::time::interval(Duration::from_millis(1000 / PACE));
+    for _ in 0..SLOW.as_secs() * PACE {
+        ticks.tick().await;
+        let event = format!(
+            "data: {{\"id\":\"chatcmpl-1\",\"object\":\"chat.completion.chunk\",\"created\":1,\"model\":\"{MODEL}\",\"choices\":[{{\"index\":0,\"delta\":{{\"content\":\"{STAMP}{:020} the wind\"}},\"finish_reason\":null}}]}}\n\n",
+            now_ns()
+        );
+        stream.write_all(format!("{:x}\r\n{event}\r\n", event.len()).as_bytes()).await?;
+    }
+    let finish =
+        "data: {\"choices\":[{\"index\":0,\"delta\":{},\"finish_reason\":\"stop\"}]}\n\ndata: [DONE]\n\n";
+    stream.write_all(format!("{:x}\r\n{finish}\r\n0\r\n\r\n", finish.len()).as_bytes()).await
+}
+
+/// Nanoseconds since the Unix epoch, the same in every process.
+pub fn now_ns() -> u64 {
+    let now = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH);
+    now.map_or(0, |now| now.as_nanos() as u64)
 }
 
 fn about(path: &str) -> String {

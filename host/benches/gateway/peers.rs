@@ -79,7 +79,7 @@ impl Peer {
         let process = Process::start(0, &command, Some(&log));
         let address = SocketAddr::from(([127, 0, 0, 1], port));
         let started = Instant::now();
-        let load = Load { address, key: self.key, stream: false };
+        let load = Load { address, key: self.key, stream: false, path: super::load::CHAT };
         while !is_serving(load) {
             if started.elapsed() > Duration::from_secs(60) {
                 let log = std::fs::read_to_string(&log).unwrap_or_default();
@@ -97,9 +97,9 @@ impl Peer {
 }
 
 /// A whole answer of the model's.
-fn is_serving(load: Load) -> bool {
+pub fn is_serving(load: Load) -> bool {
     use std::io::{Read, Write};
-    let request = super::load::request(load, "/v1/chat/completions", "Ahoy");
+    let request = super::load::request(load, "Ahoy");
     let ask = || {
         let mut stream = std::net::TcpStream::connect(load.address).ok()?;
         stream.set_read_timeout(Some(Duration::from_secs(2))).ok()?;

@@ -29,7 +29,7 @@ pub(super) struct Work {
     pub(super) kind: Inference,
     pub(super) asked: Asked,
     /// As the client wrote it, where an upstream may read that.
-    pub(super) original: Option<Original>,
+    pub(super) original: Option<Box<Original>>,
     pub(super) target: Target,
     pub(super) seed: u64,
     pub(super) request_id: String,

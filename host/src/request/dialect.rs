@@ -13,7 +13,7 @@ use tokio::sync::OwnedSemaphorePermit;
 
 /// OpenAI chat completions, unless a policy translates.
 pub(super) struct Dialect {
-    translated: Option<Translated>,
+    translated: Option<Box<Translated>>,
     /// A native client that speaks of functions: [`legacy`].
     older: bool,
     broken: bool,
@@ -57,7 +57,7 @@ impl Dialect {
         let history = History::new(gateway.policies.replay_budget());
         let generation = generation.clone();
         let translated = Translated { generation, endpoint, seed, session, history, _permit: permit };
-        Ok(Self { translated: Some(translated), older: false, broken: false })
+        Ok(Self { translated: Some(Box::new(translated)), older: false, broken: false })
     }
 
     /// Whether the client gets its events as they come from the node.
@@ -116,7 +116,7 @@ impl Dialect {
         };
         let refusal = translated.failed(&problem);
         // A fresh session that has seen the same request may manage what this one did not.
-        let Translated { generation, endpoint, seed, history, .. } = translated;
+        let Translated { generation, endpoint, seed, history, .. } = &mut **translated;
         if is_trap(&problem)
             && let Ok(mut fresh) = history.repeat(generation, *endpoint, *seed)
             && let Ok(said) = fresh.response(reply.clone())

@@ -73,7 +73,7 @@ impl Original {
         dialect: &str,
         parts: &http::request::Parts,
         body: &Bytes,
-    ) -> Option<Self> {
+    ) -> Option<Box<Self>> {
         #[derive(Deserialize)]
         struct Named<'a> {
             #[serde(borrow)]
@@ -93,13 +93,13 @@ impl Original {
             .cloned()
             .collect();
         gone.iter().for_each(|name| drop(headers.remove(name)));
-        Some(Self {
+        Some(Box::new(Self {
             dialect: dialect.to_owned(),
             path: parts.uri.path_and_query().map(|p| p.as_str().to_owned())?,
             headers,
             body: body.clone(),
             model_at: start..start + model.len(),
-        })
+        }))
     }
 
     /// Every byte the client's but the model's name.
@@ -113,7 +113,7 @@ impl Original {
 
 impl Foreign {
     /// `None` where the node speaks the native dialect.
-    pub(super) fn open(work: &Work, node: &Node) -> Result<Option<Self>, Refusal> {
+    pub(super) fn open(work: &Work, node: &Node) -> Result<Option<Box<Self>>, Refusal> {
         let Some(dialect) = node.dialect() else { return Ok(None) };
         let name = [dialect, SUFFIX].concat();
         let generation = work.gateway.policies.table().get(&name, Kind::Upstream);
@@ -133,7 +133,7 @@ impl Foreign {
             problem => failed(&generation, &problem),
         })?;
         let untouched = work.original.as_ref().is_some_and(|original| original.dialect == dialect);
-        Ok(Some(Self { generation, session, untouched, _permit: permit }))
+        Ok(Some(Box::new(Self { generation, session, untouched, _permit: permit })))
     }
 
     /// The request in the upstream's dialect, or the client's own; a 400 where the dialect has no words for it.

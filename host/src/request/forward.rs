@@ -47,7 +47,7 @@ pub(super) struct Flow {
     pub(super) seat: Seat,
     /// Until the answer's end the node is taken to hold the conversation.
     pub(super) assumed: Option<Assumption>,
-    pub(super) foreign: Option<Foreign>,
+    pub(super) foreign: Option<Box<Foreign>>,
 }
 
 /// Whole events as they came, and as native ones.
@@ -79,7 +79,7 @@ pub(super) async fn forward(
     deadline: Instant,
 ) -> Result<Started, Failed> {
     let mut foreign = Foreign::open(work, node).map_err(Failed::Elsewhere)?;
-    let Outgoing { path, headers, body } = outgoing(work, node, model, foreign.as_mut())?;
+    let Outgoing { path, headers, body } = outgoing(work, node, model, foreign.as_deref_mut())?;
     let deadline = if work.asked.stream { deadline } else { deadline + WHOLE_ANSWER };
     let sending = work.gateway.upstream.send(&node.peer, Method::POST, &path, &headers, body);
     let sent = tokio::time::timeout_at(deadline, while_up(work, node, sending)).await;
@@ -198,7 +198,7 @@ async fn first_event(
     model: &str,
     mut body: Body,
     seat: Seat,
-    mut foreign: Option<Foreign>,
+    mut foreign: Option<Box<Foreign>>,
 ) -> Result<Started, Failed> {
     let mut framer = Framer::default();
     // Comments that came before, and events that mean nothing natively; they pass too.

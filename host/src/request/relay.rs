@@ -30,7 +30,7 @@ pub(super) struct Relay {
     tidy: Tidy,
     node: String,
     /// The upstream speaks another dialect.
-    foreign: Option<Foreign>,
+    foreign: Option<Box<Foreign>>,
     _seat: Seat,
     _assumed: Option<Assumption>,
 }
@@ -83,7 +83,7 @@ struct Tidy {
     rename: Option<String>,
     hide_usage: bool,
     /// For clients that get the chunks themselves.
-    hygiene: Option<Hygiene>,
+    hygiene: Option<Box<Hygiene>>,
     /// A finish reason or the closing mark has come: the answer is whole.
     complete: bool,
 }
@@ -160,7 +160,7 @@ impl Relay {
             gather: Gather::default(),
             stall: Box::pin(tokio::time::sleep(stall_timeout)),
             stall_timeout,
-            tidy: Tidy { rename, hide_usage, hygiene: native.then(Hygiene::default), complete: false },
+            tidy: Tidy { rename, hide_usage, hygiene: native.then(Box::default), complete: false },
             node,
             foreign,
             _seat: seat,

@@ -22,7 +22,8 @@ async fn the_official_sdks() {
     let pair = Pair::start();
     pair.until_up().await;
     // Nothing is loaded: the first test that asks loads the model.
-    let mut unittest = python(&["-m", "unittest", "-v", "test_openai", "test_anthropic"], &pair.url);
+    let mut unittest =
+        python(&["-m", "unittest", "-v", "test_openai", "test_anthropic", "test_responses"], &pair.url);
     succeeds(&tokio::task::block_in_place(|| unittest.output()).unwrap());
 }
 
