@@ -52,8 +52,8 @@ fn main() {
         return;
     }
     let mut figures = Figures::new();
-    calls::measure(&mut figures);
     process::pin_self(1);
+    calls::measure(&mut figures);
     let mock = mock::Mock::start();
     let gateway = Gateway::start(mock.address);
     plain(&gateway, &mut figures);

@@ -213,6 +213,42 @@ async fn refusals_of_each() {
     assert!(node.lock().asked.is_empty());
 }
 
+/// What coding agents send, word for word in shape: the golden requests, and how they look around first.
+#[tokio::test(flavor = "multi_thread")]
+async fn coding_agents_are_at_home() {
+    let node = TestNode::with_model().await;
+    node.lock().always = Some(Reply::Pieces([vec![chunk("m", "hello")], ending("m")].concat()));
+    let settings = "[policies.settings.anthropic]\naliases = { \"claude-*\" = \"m\" }\n";
+    let gateway = TestGateway::start_with(&[&node], &["anthropic", "responses"], "", "", settings).await;
+    let key = [
+        ("authorization", "Bearer unused"),
+        ("anthropic-version", "2023-06-01"),
+        ("anthropic-beta", "a-2025,b-2026"),
+    ];
+    assert_eq!(gateway.client.call("HEAD", "/", &key, "").await.status, 200);
+    let listed = gateway.client.call("GET", "/v1/models?limit=1000", &key, "").await.json();
+    assert_eq!((&listed["data"][0]["type"], &listed["has_more"]), (&json!("model"), &json!(false)));
+    let found = gateway.client.call("GET", "/v1/models/claude-sonnet-4-5", &key, "").await.json();
+    assert_eq!(found["id"], "claude-sonnet-4-5");
+    let policies = std::path::Path::new(env!("CARGO_MANIFEST_DIR")).join("../policies");
+    for (path, policy, end) in [
+        ("/v1/messages?beta=true", "anthropic", "event: message_stop"),
+        ("/v1/responses", "responses", "event: response.completed"),
+    ] {
+        let golden = policies.join(policy).join("golden/requests/coding-agent.json");
+        let body = std::fs::read(golden).unwrap();
+        let answer = gateway.client.call("POST", path, &key, body).await;
+        assert!(answer.status == 200 && answer.text().contains(end), "{}", answer.text());
+        let asked = node.lock().asked.last().unwrap().1.clone();
+        assert_eq!((&asked["model"], &asked["stream_options"]["include_usage"]), (&json!("m"), &json!(true)));
+        assert!(!asked.to_string().contains("billing-header"));
+    }
+    // The model that the client asked for is the one that answers.
+    let small = json!({"model": "claude-haiku-4-5", "max_tokens": 1, "stream": true, "messages": [{"role": "user", "content": "quota"}]});
+    let text = gateway.client.stream("/v1/messages", &small).await.rest().await;
+    assert!(text.contains("\"model\":\"claude-haiku-4-5\""), "{text}");
+}
+
 /// As tools were called before there were tools.
 #[tokio::test(flavor = "multi_thread")]
 async fn functions_in_the_older_words() {

@@ -1,8 +1,8 @@
 //! A real neuron with a real model behind a real cortex, and the official SDKs in front.
 
 use crate::support::processes::{
-    ALIAS, MODEL, Pair, cortex, python, start_cortex, start_cortex_with, start_neuron, start_neuron_with,
-    until_up,
+    ALIAS, MODEL, Pair, cortex, node, python, start_cortex, start_cortex_with, start_neuron,
+    start_neuron_with, until_up,
 };
 use crate::support::{Client, gateway::built_policy, node::spawn, until};
 use serde_json::{Value, json};
@@ -25,6 +25,9 @@ async fn the_official_sdks() {
     let mut unittest =
         python(&["-m", "unittest", "-v", "test_openai", "test_anthropic", "test_responses"], &pair.url);
     succeeds(&tokio::task::block_in_place(|| unittest.output()).unwrap());
+    succeeds(
+        &tokio::task::block_in_place(|| node(&["--test", "real.test.mts"], &pair.url).output()).unwrap(),
+    );
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -3,6 +3,8 @@
 //! A [`session::Session`] carries one request through: a chat completion request becomes one of Messages (`request`),
 //! the answer and its errors become native (`response`, `stream`, `error`).
 
+#[cfg(any(test, fuzzing))]
+pub mod fuzzing;
 pub mod session;
 pub mod settings;
 

@@ -3,6 +3,8 @@
 //! A [`session::Session`] carries one request through: what the client sends becomes a native request
 //! (`body`, `request`, `content`), the answer and its errors become Anthropic's (`response`, `stream`, `error`).
 
+#[cfg(any(test, fuzzing))]
+pub mod fuzzing;
 pub mod session;
 pub mod settings;
 

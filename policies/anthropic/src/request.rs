@@ -23,8 +23,8 @@ pub(crate) const NO_THREADS: &str =
     "thread: this gateway keeps no conversations; send all messages with each request";
 
 /// Errors name the field and what was expected there. `counting`: only what is part of the prompt.
-pub(crate) fn to_chat(body: &[u8], counting: bool, settings: &Settings) -> Result<(Vec<u8>, Asked), String> {
-    let mut body: Body<'_> = parse(body)?;
+pub(crate) fn to_chat(bytes: &[u8], counting: bool, settings: &Settings) -> Result<(Vec<u8>, Asked), String> {
+    let mut body: Body<'_> = parse(bytes)?;
     if body.model.is_empty() {
         return Err("model: a non-empty string is required".into());
     }
@@ -51,7 +51,7 @@ pub(crate) fn to_chat(body: &[u8], counting: bool, settings: &Settings) -> Resul
         copy_parameters(&mut body, &mut request, settings)?;
         asked.stop_sequences = body.stop_sequences.iter().flatten().map(|text| text.to_string()).collect();
     }
-    Ok((request.json(), asked))
+    Ok((request.json(bytes.len()), asked))
 }
 
 fn copy_parameters<'a>(

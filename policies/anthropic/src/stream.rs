@@ -7,6 +7,7 @@ use policy_chat::error::NativeError;
 use policy_chat::id::escape;
 use policy_chat::sse::{event, json as write};
 use policy_chat::stream::{First, Kind, NewCall, Writer};
+use policy_chat::write::string;
 use serde_json::{Value, json};
 
 pub(crate) struct Messages {
@@ -55,7 +56,7 @@ impl Writer for Messages {
             Kind::Thoughts => br#","delta":{"type":"thinking_delta","thinking":"#,
             Kind::Call => br#","delta":{"type":"input_json_delta","partial_json":"#,
         });
-        write(out, text);
+        string(out, text);
         out.extend_from_slice(b"}}\n\n");
     }
 

@@ -9,6 +9,8 @@
 
 pub mod answer;
 pub mod error;
+#[cfg(any(test, fuzzing, feature = "fuzzing"))]
+pub mod fuzzing;
 pub mod id;
 pub mod names;
 pub mod parse;
@@ -16,6 +18,7 @@ pub mod request;
 pub mod sse;
 pub mod stream;
 pub mod text;
+pub mod write;
 
 pub use parse::{parse, part};
 pub use text::Text;

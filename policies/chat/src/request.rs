@@ -3,15 +3,16 @@
 
 use crate::Text;
 use crate::text::{Json, OrList};
+use crate::write::string;
 use serde::{Deserialize, Serialize};
 use serde_json::Number;
 
-/// A request. Absent fields are left out when it is written.
+/// A request. Absent fields are left out when it is written: by [`Request::json`], as the messages are.
 #[derive(Debug, Default, Serialize, Deserialize)]
 pub struct Request<'a> {
-    #[serde(borrow)]
+    #[serde(borrow, skip_serializing)]
     pub model: Text<'a>,
-    #[serde(borrow)]
+    #[serde(borrow, skip_serializing)]
     pub messages: Vec<Message<'a>>,
     #[serde(borrow, default, skip_serializing_if = "no_tools")]
     pub tools: Option<Vec<Tool<'a>>>,
@@ -62,22 +63,18 @@ pub struct StreamOptions {
 }
 
 /// One message. `content` is written as null where there is none: some servers want to see it.
-#[derive(Debug, Default, Serialize, Deserialize)]
+#[derive(Debug, Default, Deserialize)]
 pub struct Message<'a> {
     #[serde(borrow)]
     pub role: Text<'a>,
     #[serde(borrow, default)]
     pub content: Option<OrList<'a, Part<'a>>>,
-    #[serde(borrow, default, skip_serializing_if = "Option::is_none")]
+    #[serde(borrow, default)]
     pub reasoning_content: Option<Text<'a>>,
-    #[serde(borrow, default, skip_serializing_if = "no_calls")]
+    #[serde(borrow, default)]
     pub tool_calls: Option<Vec<Call<'a>>>,
-    #[serde(borrow, default, skip_serializing_if = "Option::is_none")]
+    #[serde(borrow, default)]
     pub tool_call_id: Option<Text<'a>>,
-}
-
-fn no_calls(calls: &Option<Vec<Call<'_>>>) -> bool {
-    calls.as_ref().is_none_or(Vec::is_empty)
 }
 
 impl<'a> Message<'a> {
@@ -96,17 +93,17 @@ impl<'a> Message<'a> {
 }
 
 /// A part of a message: text, or an image by its URL.
-#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, Default, PartialEq, Eq, Deserialize)]
 pub struct Part<'a> {
     #[serde(borrow, rename = "type")]
     pub kind: Text<'a>,
-    #[serde(borrow, default, skip_serializing_if = "Option::is_none")]
+    #[serde(borrow, default)]
     pub text: Option<Text<'a>>,
-    #[serde(borrow, default, skip_serializing_if = "Option::is_none")]
+    #[serde(borrow, default)]
     pub image_url: Option<ImageUrl<'a>>,
 }
 
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Deserialize)]
 pub struct ImageUrl<'a> {
     /// `https:` or `data:`.
     #[serde(borrow)]
@@ -138,7 +135,7 @@ pub fn simplest<'a>(mut parts: Vec<Part<'a>>) -> OrList<'a, Part<'a>> {
 }
 
 /// What the assistant called.
-#[derive(Debug, Clone, Serialize, Deserialize)]
+#[derive(Debug, Clone, Deserialize)]
 pub struct Call<'a> {
     #[serde(borrow, default)]
     pub id: Text<'a>,
@@ -152,7 +149,7 @@ fn function<'a>() -> Text<'a> {
     "function".into()
 }
 
-#[derive(Debug, Clone, Serialize, Deserialize)]
+#[derive(Debug, Clone, Deserialize)]
 pub struct Called<'a> {
     #[serde(borrow)]
     pub name: Text<'a>,
@@ -259,9 +256,97 @@ impl Request<'_> {
         self.stream_options = Some(StreamOptions { include_usage: true });
     }
 
-    pub fn json(&self) -> Vec<u8> {
-        let mut out = Vec::new();
+    /// `bytes`: about how many it will be. Memory is touched once, and what a conversation says is written without a
+    /// detour: it is nearly all of a request.
+    pub fn json(&self, bytes: usize) -> Vec<u8> {
+        let mut out = Vec::with_capacity(bytes + bytes / 16 + 512);
+        out.extend_from_slice(b"{\"model\":");
+        string(&mut out, &self.model);
+        out.extend_from_slice(b",\"messages\":[");
+        for (at, message) in self.messages.iter().enumerate() {
+            if at > 0 {
+                out.push(b',');
+            }
+            message.write(&mut out);
+        }
+        out.push(b']');
+        // The other fields, as an object of their own whose braces are these.
+        let rest = out.len();
         crate::sse::json(&mut out, self);
+        match out.get(rest + 1) {
+            Some(b'}') => drop(out.remove(rest)),
+            _ => out[rest] = b',',
+        }
         out
+    }
+}
+
+impl Message<'_> {
+    fn write(&self, out: &mut Vec<u8>) {
+        let mut field = |name: &[u8], text: &str| {
+            out.extend_from_slice(name);
+            string(out, text);
+        };
+        field(b"{\"role\":", &self.role);
+        match &self.content {
+            None => out.extend_from_slice(b",\"content\":null"),
+            Some(OrList::Text(text)) => field(b",\"content\":", text),
+            Some(OrList::List(parts)) => {
+                out.extend_from_slice(b",\"content\":[");
+                for (at, part) in parts.iter().enumerate() {
+                    if at > 0 {
+                        out.push(b',');
+                    }
+                    part.write(out);
+                }
+                out.push(b']');
+            }
+        }
+        let mut field = |name: &[u8], text: &Option<Text<'_>>| {
+            if let Some(text) = text {
+                out.extend_from_slice(name);
+                string(out, text);
+            }
+        };
+        field(b",\"reasoning_content\":", &self.reasoning_content);
+        field(b",\"tool_call_id\":", &self.tool_call_id);
+        for (at, call) in self.tool_calls.iter().flatten().enumerate() {
+            out.extend_from_slice(if at == 0 { b",\"tool_calls\":[" } else { b"," });
+            call.write(out);
+        }
+        let has_calls = self.tool_calls.as_ref().is_some_and(|calls| !calls.is_empty());
+        out.extend_from_slice(if has_calls { b"]}" } else { b"}" });
+    }
+}
+
+impl Part<'_> {
+    fn write(&self, out: &mut Vec<u8>) {
+        let (name, text): (&[u8], &str) = match (&self.text, &self.image_url) {
+            (Some(text), _) => (b",\"text\":", text),
+            (None, Some(image)) => (b",\"image_url\":{\"url\":", &image.url),
+            (None, None) => (b"", ""),
+        };
+        out.extend_from_slice(b"{\"type\":");
+        string(out, &self.kind);
+        out.extend_from_slice(name);
+        if !name.is_empty() {
+            string(out, text);
+        }
+        out.extend_from_slice(if self.text.is_none() && self.image_url.is_some() { b"}}" } else { b"}" });
+    }
+}
+
+impl Call<'_> {
+    fn write(&self, out: &mut Vec<u8>) {
+        for (name, text) in [
+            (&b"{\"id\":"[..], &self.id),
+            (b",\"type\":", &self.kind),
+            (b",\"function\":{\"name\":", &self.function.name),
+            (b",\"arguments\":", &self.function.arguments),
+        ] {
+            out.extend_from_slice(name);
+            string(out, text);
+        }
+        out.extend_from_slice(b"}}");
     }
 }

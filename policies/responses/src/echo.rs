@@ -77,6 +77,8 @@ impl Echo {
         };
         let mut out = Vec::new();
         write(&mut out, &fields);
+        // What is echoed as it came may have lines, and an event's data is one. They stand between JSON's tokens.
+        out.iter_mut().filter(|byte| matches!(**byte, b'\n' | b'\r')).for_each(|byte| *byte = b' ');
         // serde_json writes UTF-8, and an object in braces.
         let whole = String::from_utf8(out).unwrap_or_default();
         Self(whole.strip_prefix('{').and_then(|rest| rest.strip_suffix('}')).unwrap_or_default().to_owned())

@@ -4,6 +4,8 @@
 //! `request`, `input`, `tools`), the answer becomes items (`response`, `stream`), `echo` is what a response says
 //! of its request.
 
+#[cfg(any(test, fuzzing))]
+pub mod fuzzing;
 pub mod session;
 pub mod settings;
 

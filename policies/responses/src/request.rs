@@ -20,8 +20,8 @@ pub(crate) struct Asked {
 }
 
 /// Errors name the field and what was expected there. `counting`: only what is part of the prompt.
-pub(crate) fn to_chat(body: &[u8], counting: bool, settings: &Settings) -> Result<(Vec<u8>, Asked), String> {
-    let mut body: Body<'_> = parse(body)?;
+pub(crate) fn to_chat(bytes: &[u8], counting: bool, settings: &Settings) -> Result<(Vec<u8>, Asked), String> {
+    let mut body: Body<'_> = parse(bytes)?;
     if body.model.is_empty() {
         return Err("model: a non-empty string is required".into());
     }
@@ -52,7 +52,7 @@ pub(crate) fn to_chat(body: &[u8], counting: bool, settings: &Settings) -> Resul
     }
     let include = body.include.as_deref().unwrap_or_default();
     let keeps_thoughts = include.iter().any(|what| &**what == "reasoning.encrypted_content");
-    Ok((request.json(), Asked { echo, names: tools.names, keeps_thoughts }))
+    Ok((request.json(bytes.len()), Asked { echo, names: tools.names, keeps_thoughts }))
 }
 
 fn push_input<'a>(

@@ -9,6 +9,7 @@ use policy_chat::answer::{Finish, Usage};
 use policy_chat::error::NativeError;
 use policy_chat::sse::json as write;
 use policy_chat::stream::{First, Kind, NewCall, Writer};
+use policy_chat::write::string;
 use serde_json::{Value, json};
 
 pub(crate) struct Response {
@@ -210,7 +211,7 @@ impl Writer for Response {
         } else {
             br#","content_index":0,"delta":"#
         });
-        write(out, text);
+        string(out, text);
         if kind == Kind::Words {
             out.extend_from_slice(br#","logprobs":[]"#);
         }

@@ -136,8 +136,8 @@ struct Config<'a> {
 }
 
 /// Errors name the field and what was expected there.
-pub fn to_chat(model: &str, body: &[u8], stream: bool) -> Result<Vec<u8>, String> {
-    let body: Body<'_> = parse(body)?;
+pub fn to_chat(model: &str, bytes: &[u8], stream: bool) -> Result<Vec<u8>, String> {
+    let body: Body<'_> = parse(bytes)?;
     if body.contents.is_empty() {
         return Err("contents: at least one is required".into());
     }
@@ -167,7 +167,7 @@ pub fn to_chat(model: &str, body: &[u8], stream: bool) -> Result<Vec<u8>, String
     if stream {
         request.streamed();
     }
-    Ok(request.json())
+    Ok(request.json(bytes.len()))
 }
 
 fn configure<'a>(request: &mut Request<'a>, config: Config<'a>) {

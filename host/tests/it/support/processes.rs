@@ -205,6 +205,7 @@ pub fn node(args: &[&str], url: &str) -> Command {
         .unwrap();
     let mut command = Command::new(program);
     command.args(args).current_dir(home).env("CORTEX_URL", url).env("NO_PROXY", "127.0.0.1");
+    command.env("CORTEX_MODEL", MODEL).env("CORTEX_ALIAS", ALIAS);
     command
 }
 

@@ -37,7 +37,7 @@ fn requests_go_round() {
     assert_eq!(messages(&serde_json::from_slice(&native).unwrap()).unwrap(), sent);
 }
 
-const STREAM: &str = r#"event: message_start
+pub(crate) const STREAM: &str = r#"event: message_start
 data: {"type":"message_start","message":{"id":"msg_1","type":"message","role":"assistant","model":"claude","content":[],"stop_reason":null,"stop_sequence":null,"usage":{"input_tokens":4,"cache_creation_input_tokens":0,"cache_read_input_tokens":16,"output_tokens":1}}}
 
 event: ping

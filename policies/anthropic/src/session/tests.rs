@@ -28,6 +28,7 @@ fn text_system_and_parameters() {
     assert_eq!(native.unwrap(), want);
 }
 
+/// litellm#23712
 #[test]
 fn tool_results_come_first_and_keep_their_images() {
     let got = messages(json!([
@@ -52,6 +53,7 @@ fn tool_results_come_first_and_keep_their_images() {
     );
 }
 
+/// vllm#44602, ollama#18431: hoisted, it would change the beginning that caches know.
 #[test]
 fn a_late_system_message_keeps_its_place() {
     let got = messages(json!([
@@ -87,6 +89,7 @@ fn bad_requests_name_the_field() {
     );
 }
 
+/// With the stop text that was met: vllm PR#45807.
 #[test]
 fn a_whole_answer() {
     let mut session = Session::new(0, 7, Settings::default());

@@ -171,6 +171,7 @@ fn calls_in_a_row_stream() {
     assert!(say(calls(json!([call(json!(0), Value::Null, Value::Null, "x")]))).contains("fail"));
 }
 
+/// litellm PR#32475: a failure that looked like a clean end.
 #[test]
 fn what_breaks_off_never_ends_well() {
     let hi = delta(json!({"content": "hi"}));

@@ -180,6 +180,17 @@ fn said(session: &mut Session, chunks: &[Value]) -> Vec<Value> {
     events
 }
 
+/// A request on several lines is echoed on one: it is part of an event.
+#[test]
+fn what_is_echoed_is_one_line() {
+    let body = serde_json::to_string_pretty(&tools()).unwrap().replace('\n', "\r\n");
+    let mut session = Session::new(0, 1, Settings::default());
+    session.request(body.as_bytes()).unwrap();
+    let events =
+        said(&mut session, &[json!({"choices": [{"delta": {"content": "x"}, "finish_reason": "stop"}]})]);
+    assert_eq!(events[0]["response"]["tools"], tools()["tools"]);
+}
+
 /// What is thought is kept by clients that store nothing, and comes back with the next turn.
 #[test]
 fn thoughts_go_round() {
