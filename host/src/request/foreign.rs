@@ -46,7 +46,7 @@ pub(super) struct Outgoing {
 }
 
 /// Of one client and one connection, or proof of who the client is to this gateway: none of the upstream's business.
-const OWN: [&str; 17] = [
+const OWN: [&str; 20] = [
     "host",
     "content-length",
     "transfer-encoding",
@@ -60,6 +60,9 @@ const OWN: [&str; 17] = [
     "content-encoding",
     "authorization",
     "x-api-key",
+    "api-key",
+    "x-goog-api-key",
+    "x-real-ip",
     "cookie",
     "forwarded",
     "traceparent",
