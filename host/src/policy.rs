@@ -50,6 +50,9 @@ pub mod limits {
     pub const DECIDE: Duration = Duration::from_millis(5);
     /// One batch of events.
     pub const EVENTS: Duration = Duration::from_millis(10);
+    /// The most that is added to [`EVENTS`], by [`PER_MIB`], for what a session was given before: some dialects say all of
+    /// an answer once more at its end.
+    pub const FOR_BEFORE: Duration = Duration::from_millis(100);
     /// A whole request or response, besides [`PER_MIB`].
     pub const MESSAGE: Duration = Duration::from_millis(50);
     /// Added to [`MESSAGE`] for each MiB of body.

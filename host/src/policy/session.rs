@@ -137,7 +137,8 @@ impl Session {
     /// Whole events in, bytes to flush out.
     pub fn events(&mut self, sse: &[u8]) -> Result<Vec<u8>, Problem> {
         let on = self.handle;
-        let out = self.instance.call(limits::EVENTS, |b, s| b.events(s, on, sse))?.map_err(Declined::from)?;
+        let limit = self.events_limit(sse.len());
+        let out = self.instance.call(limit, |b, s| b.events(s, on, sse))?.map_err(Declined::from)?;
         self.account(sse.len(), out.len())?;
         Ok(out)
     }
@@ -145,8 +146,8 @@ impl Session {
     /// The end; `clean` is false where the stream broke off.
     pub fn finish(&mut self, clean: bool) -> Result<Vec<u8>, Problem> {
         let on = self.handle;
-        let out =
-            self.instance.call(limits::EVENTS, |b, s| b.finish(s, on, clean))?.map_err(Declined::from)?;
+        let limit = self.events_limit(0);
+        let out = self.instance.call(limit, |b, s| b.finish(s, on, clean))?.map_err(Declined::from)?;
         self.account(0, out.len())?;
         Ok(out)
     }
@@ -164,6 +165,11 @@ impl Session {
             return Err(Fault::Invalid(format!("a keep-alive of {} bytes", out.len())).into());
         }
         Ok(out)
+    }
+
+    fn events_limit(&self, bytes: usize) -> Duration {
+        let time = |bytes: usize| limits::PER_MIB.mul_f64(bytes as f64 / f64::from(1 << 20));
+        limits::EVENTS + time(bytes) + time(self.input).min(limits::FOR_BEFORE)
     }
 
     fn account(&mut self, input: usize, output: usize) -> Result<(), Fault> {

@@ -249,6 +249,37 @@ async fn coding_agents_are_at_home() {
     assert!(text.contains("\"model\":\"claude-haiku-4-5\""), "{text}");
 }
 
+/// An answer of 340 KB, whole, in one event and in thousands: some dialects say it several times.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_long_answer_is_no_fault() {
+    let node = TestNode::with_model().await;
+    let gateway = TestGateway::start(&[&node], &["anthropic", "responses"], "", "").await;
+    let long = "a line of code; \n".repeat(20_000);
+    let delta = |text: &str| {
+        format!("data: {}\n\n", json!({"model": "m", "choices": [{"index": 0, "delta": {"content": text}}]}))
+    };
+    let (head, tail) = (vec![delta(&long)], ending("m"));
+    let pieces: Vec<String> =
+        long.as_bytes().chunks(4096).map(|piece| delta(std::str::from_utf8(piece).unwrap())).collect();
+    let many = pieces.chunks(64).map(|some| some.concat()).collect::<Vec<_>>();
+    for (path, end) in
+        [("/v1/messages", "event: message_stop"), ("/v1/responses", "event: response.completed")]
+    {
+        for stream in [[head.clone(), tail.clone()].concat(), [many.clone(), tail.clone()].concat()] {
+            node.reply(Reply::Pieces(stream));
+            let text = gateway.client.stream(path, &ask_in(path, true)).await.rest().await;
+            assert!(
+                text.contains(end) && text.len() > long.len(),
+                "{path}: {}",
+                &text[text.len().saturating_sub(500)..]
+            );
+        }
+        node.reply(Reply::Whole(200, chat("m", &long)));
+        let answer = gateway.client.post(path, &ask_in(path, false)).await;
+        assert!(answer.status == 200 && answer.body.len() > long.len(), "{path}: {}", answer.status);
+    }
+}
+
 /// As tools were called before there were tools.
 #[tokio::test(flavor = "multi_thread")]
 async fn functions_in_the_older_words() {

@@ -5,8 +5,14 @@ const HIGH: u64 = 0x8080_8080_8080_8080;
 
 /// The text in quotes, escaped where it must be.
 pub fn string(out: &mut Vec<u8>, text: &str) {
-    let bytes = text.as_bytes();
     out.push(b'"');
+    escaped(out, text);
+    out.push(b'"');
+}
+
+/// The same without the quotes.
+pub fn escaped(out: &mut Vec<u8>, text: &str) {
+    let bytes = text.as_bytes();
     let mut from = 0;
     while let Some(at) = special(bytes, from) {
         out.extend_from_slice(&bytes[from..at]);
@@ -14,7 +20,6 @@ pub fn string(out: &mut Vec<u8>, text: &str) {
         from = at + 1;
     }
     out.extend_from_slice(&bytes[from..]);
-    out.push(b'"');
 }
 
 /// Where, from there on, the next byte is that must be escaped.

@@ -43,10 +43,10 @@ impl Unwrap {
     }
 
     /// All of the text, and what of it was not given out yet. Arguments of another form are the text.
-    pub(crate) fn finish(self) -> (String, String, String) {
+    pub(crate) fn finish(self) -> (String, String) {
         let whole = whole(&self.arguments);
         let rest = whole.get(self.given..).unwrap_or_default().to_owned();
-        (whole, rest, self.arguments)
+        (whole, rest)
     }
 }
 
@@ -104,7 +104,7 @@ mod tests {
         let characters: Vec<char> = arguments.chars().collect();
         let mut said: String =
             characters.chunks(size).map(|piece| unwrap.push(&piece.iter().collect::<String>())).collect();
-        let (whole, rest, _) = unwrap.finish();
+        let (whole, rest) = unwrap.finish();
         said.push_str(&rest);
         (said, whole)
     }

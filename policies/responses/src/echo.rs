@@ -85,7 +85,7 @@ impl Echo {
     }
 
     /// A response in one of its forms; `output`: its items as JSON.
-    pub(crate) fn response(&self, form: &Form<'_>, output: &[String], out: &mut Vec<u8>) {
+    pub(crate) fn response(&self, form: &Form<'_>, output: &[Vec<u8>], out: &mut Vec<u8>) {
         let Form { id, created, status, error, incomplete, usage } = form;
         out.extend_from_slice(br#"{"id":"#);
         write(out, id);
@@ -102,7 +102,7 @@ impl Echo {
             if at > 0 {
                 out.push(b',');
             }
-            out.extend_from_slice(item.as_bytes());
+            out.extend_from_slice(item);
         }
         out.extend_from_slice(br#"],"usage":"#);
         write(out, &usage.as_ref().map(counts));

@@ -1,7 +1,7 @@
 //! Whole native answers as responses.
 
 use crate::echo::{Form, status};
-use crate::item::{self, Called};
+use crate::item::{self, Called, Escaped};
 use crate::request::Asked;
 use policy_chat::answer::Whole;
 
@@ -12,18 +12,20 @@ pub(crate) fn response(native: &[u8], seed: u64, asked: &Asked) -> Result<Vec<u8
     let mut items = Vec::new();
     if let Some(thoughts) = &whole.thoughts {
         let id = item::id("rs", seed, items.len() as u64);
-        items.push(item::reasoning(&id, thoughts, asked.keeps_thoughts, "completed").to_string());
+        let thoughts = Escaped::of(thoughts);
+        items.push(made(|out| item::reasoning(&id, Some(&thoughts), asked.keeps_thoughts, "completed", out)));
     }
     if let Some(words) = &whole.words {
         let id = item::id("msg", seed, items.len() as u64);
-        items.push(item::message(&id, Some(item::output_text(words)), status).to_string());
+        let words = Escaped::of(words);
+        items.push(made(|out| item::message(&id, Some(&words), status, out)));
     }
     for call in &whole.calls {
         let stands = asked.names.behind(&call.name);
         let prefix = if stands.is_some_and(|stands| stands.custom) { "ctc" } else { "fc" };
         let id = item::id(prefix, seed, items.len() as u64);
         let called = Called { id: &id, call_id: &call.id, name: &call.name, stands };
-        items.push(called.item(&call.arguments, "completed").to_string());
+        items.push(made(|out| called.write_whole(&call.arguments, out)));
     }
     let id = item::id("resp", seed, u64::MAX - 1);
     let (created, usage) = (whole.created, Some(whole.usage));
@@ -31,4 +33,10 @@ pub(crate) fn response(native: &[u8], seed: u64, asked: &Asked) -> Result<Vec<u8
     let mut out = Vec::new();
     asked.echo.response(&form, &items, &mut out);
     Ok(out)
+}
+
+fn made(write: impl FnOnce(&mut Vec<u8>)) -> Vec<u8> {
+    let mut item = Vec::new();
+    write(&mut item);
+    item
 }

@@ -3,14 +3,13 @@
 use crate::custom::Unwrap;
 use crate::echo::{Form, status};
 use crate::error;
-use crate::item::{self, Called};
+use crate::item::{self, Arguments, Called, Escaped};
 use crate::request::Asked;
 use policy_chat::answer::{Finish, Usage};
 use policy_chat::error::NativeError;
 use policy_chat::sse::json as write;
 use policy_chat::stream::{First, Kind, NewCall, Writer};
-use policy_chat::write::string;
-use serde_json::{Value, json};
+use policy_chat::write::{escaped, string};
 
 pub(crate) struct Response {
     seed: u64,
@@ -21,7 +20,7 @@ pub(crate) struct Response {
     created: u64,
     begun: bool,
     /// Items that are over.
-    output: Vec<String>,
+    output: Vec<Vec<u8>>,
     open: Option<Open>,
 }
 
@@ -30,8 +29,8 @@ struct Open {
     kind: Kind,
     id: String,
     call: Option<Call>,
-    /// What was said of it, of a call its arguments.
-    text: String,
+    /// What was said of it, of a function's call its arguments.
+    text: Escaped,
 }
 
 struct Call {
@@ -46,20 +45,6 @@ impl Response {
         let id = item::id("resp", seed, u64::MAX - 1);
         let (asked, output) = (Asked::default(), Vec::new());
         Self { seed, id, asked, sequence: 0, created: 0, begun: false, output, open: None }
-    }
-
-    /// An event of any payload without its sequence number.
-    fn emit(&mut self, kind: &str, fields: &Value, out: &mut Vec<u8>) {
-        head(kind, out);
-        if let Some(fields) = fields.as_object() {
-            for (name, value) in fields {
-                out.push(b',');
-                write(out, name);
-                out.push(b':');
-                write(out, value);
-            }
-        }
-        self.tail(out);
     }
 
     fn tail(&mut self, out: &mut Vec<u8>) {
@@ -78,68 +63,111 @@ impl Response {
         self.tail(out);
     }
 
-    /// An event about the open item.
-    fn of_item(&mut self, kind: &str, open: &Open, fields: Value, out: &mut Vec<u8>) {
-        let mut all = json!({"item_id": open.id, "output_index": self.output.len()});
-        if open.kind != Kind::Call {
-            all["content_index"] = 0.into();
+    /// An event about the open item, with a field of its own.
+    fn of_item(
+        &mut self,
+        kind: &str,
+        open: &Open,
+        field: &str,
+        value: impl FnOnce(&mut Vec<u8>),
+        out: &mut Vec<u8>,
+    ) {
+        head(kind, out);
+        self.place(open, out);
+        out.extend_from_slice(field.as_bytes());
+        value(out);
+        if kind == "response.output_text.done" {
+            out.extend_from_slice(br#","logprobs":[]"#);
         }
-        if let (Some(all), Value::Object(fields)) = (all.as_object_mut(), fields) {
-            all.extend(fields);
-        }
-        self.emit(kind, &all, out);
+        self.tail(out);
     }
 
-    fn item(&self, open: &Open, status: &str) -> Value {
-        let said = (status != "in_progress").then_some(open.text.as_str());
+    /// Which item an event is about.
+    fn place(&self, open: &Open, out: &mut Vec<u8>) {
+        out.extend_from_slice(br#","item_id":""#);
+        out.extend_from_slice(open.id.as_bytes());
+        out.extend_from_slice(br#"","output_index":"#);
+        write(out, &self.output.len());
+        if open.kind != Kind::Call {
+            out.extend_from_slice(br#","content_index":0"#);
+        }
+    }
+
+    /// `input`: all of a custom tool's, where it is over.
+    fn item(&self, open: &Open, input: &str, status: &str, out: &mut Vec<u8>) {
+        let said = (status != "in_progress").then_some(&open.text);
         match (&open.call, open.kind) {
             (Some(call), _) => {
                 let stands = self.asked.names.behind(&call.name);
                 let called = Called { id: &open.id, call_id: &call.id, name: &call.name, stands };
-                called.item(&open.text, status)
+                let arguments = match stands.is_some_and(|stands| stands.custom) {
+                    true => Arguments::Input(input),
+                    false => Arguments::Said(&open.text),
+                };
+                called.write(&arguments, status, out);
             }
-            (None, Kind::Thoughts) => item::reasoning(
-                &open.id,
-                said.unwrap_or_default(),
-                said.is_some() && self.asked.keeps_thoughts,
-                status,
-            ),
-            (None, _) => item::message(&open.id, said.map(item::output_text), status),
+            (None, Kind::Thoughts) => item::reasoning(&open.id, said, self.asked.keeps_thoughts, status, out),
+            (None, _) => item::message(&open.id, said, status, out),
         }
     }
 
     fn close_item(&mut self, mut open: Open, status: &str, out: &mut Vec<u8>) {
-        let text = open.text.clone();
-        match (open.kind, open.call.as_mut()) {
+        let mut whole = String::new();
+        match (open.kind, open.call.as_mut().and_then(|call| call.input.take())) {
             (Kind::Thoughts, _) => {
-                self.of_item("response.reasoning_text.done", &open, json!({"text": text}), out);
-                let part = json!({"part": {"type": "reasoning_text", "text": text}});
-                self.of_item("response.content_part.done", &open, part, out);
+                self.of_item(
+                    "response.reasoning_text.done",
+                    &open,
+                    r#","text":"#,
+                    |out| open.text.write(out),
+                    out,
+                );
+                let part = r#","part":{"type":"reasoning_text","text":"#;
+                let close = |out: &mut Vec<u8>| {
+                    open.text.write(out);
+                    out.push(b'}');
+                };
+                self.of_item("response.content_part.done", &open, part, close, out);
             }
-            (Kind::Call, Some(Call { input: input @ Some(_), .. })) => {
-                let (whole, rest, _) = input.take().unwrap_or_default().finish();
+            (Kind::Call, Some(input)) => {
+                let rest;
+                (whole, rest) = input.finish();
                 if !rest.is_empty() {
-                    self.of_item("response.custom_tool_call_input.delta", &open, json!({"delta": rest}), out);
+                    let kind = "response.custom_tool_call_input.delta";
+                    self.of_item(kind, &open, r#","delta":"#, |out| string(out, &rest), out);
                 }
-                self.of_item("response.custom_tool_call_input.done", &open, json!({"input": whole}), out);
+                let kind = "response.custom_tool_call_input.done";
+                self.of_item(kind, &open, r#","input":"#, |out| string(out, &whole), out);
             }
-            (Kind::Call, _) => {
-                let fields = json!({"arguments": text});
-                self.of_item("response.function_call_arguments.done", &open, fields, out);
+            (Kind::Call, None) => {
+                let kind = "response.function_call_arguments.done";
+                self.of_item(kind, &open, r#","arguments":"#, |out| open.text.write(out), out);
             }
             (Kind::Words, _) => {
-                self.of_item("response.output_text.done", &open, json!({"text": text, "logprobs": []}), out);
-                let part = json!({"part": item::output_text(&text)});
-                self.of_item("response.content_part.done", &open, part, out);
+                self.of_item(
+                    "response.output_text.done",
+                    &open,
+                    r#","text":"#,
+                    |out| open.text.write(out),
+                    out,
+                );
+                let part = |out: &mut Vec<u8>| item::output_text(&open.text, out);
+                self.of_item("response.content_part.done", &open, r#","part":"#, part, out);
             }
         }
-        let item = self.item(&open, status);
-        self.emit(
-            "response.output_item.done",
-            &json!({"output_index": self.output.len(), "item": item}),
-            out,
-        );
-        self.output.push(item.to_string());
+        let mut item = Vec::new();
+        self.item(&open, &whole, status, &mut item);
+        self.whole_item("response.output_item.done", &item, out);
+        self.output.push(item);
+    }
+
+    fn whole_item(&mut self, kind: &str, item: &[u8], out: &mut Vec<u8>) {
+        head(kind, out);
+        out.extend_from_slice(br#","output_index":"#);
+        write(out, &self.output.len());
+        out.extend_from_slice(br#","item":"#);
+        out.extend_from_slice(item);
+        self.tail(out);
     }
 }
 
@@ -175,47 +203,56 @@ impl Writer for Response {
             name: call.name.to_owned(),
             input: custom.then(Unwrap::default),
         });
-        let open = Open { kind, id, call, text: String::new() };
-        let added = json!({"output_index": self.output.len(), "item": self.item(&open, "in_progress")});
-        self.emit("response.output_item.added", &added, out);
-        let part = match kind {
-            Kind::Thoughts => Some(json!({"type": "reasoning_text", "text": ""})),
-            Kind::Words => Some(item::output_text("")),
-            Kind::Call => None,
-        };
-        if let Some(part) = part {
-            self.of_item("response.content_part.added", &open, json!({"part": part}), out);
+        let open = Open { kind, id, call, text: Escaped::default() };
+        let mut item = Vec::new();
+        self.item(&open, "", "in_progress", &mut item);
+        self.whole_item("response.output_item.added", &item, out);
+        let added = "response.content_part.added";
+        match kind {
+            Kind::Thoughts => {
+                let part = br#"{"type":"reasoning_text","text":""}"#;
+                self.of_item(added, &open, r#","part":"#, |out| out.extend_from_slice(part), out);
+            }
+            Kind::Words => {
+                self.of_item(
+                    added,
+                    &open,
+                    r#","part":"#,
+                    |out| item::output_text(&Escaped::default(), out),
+                    out,
+                );
+            }
+            Kind::Call => {}
         }
         self.open = Some(open);
     }
 
     /// What nearly every event of a stream is, written without a detour.
     fn delta(&mut self, kind: Kind, text: &str, out: &mut Vec<u8>) {
-        let Some(open) = &mut self.open else { return };
-        open.text.push_str(text);
-        let input = open.call.as_mut().and_then(|call| call.input.as_mut()).map(|input| input.push(text));
-        let (name, text) = match (kind, &input) {
-            (Kind::Words, _) => ("response.output_text.delta", text),
-            (Kind::Thoughts, _) => ("response.reasoning_text.delta", text),
-            (Kind::Call, Some(input)) if input.is_empty() => return,
-            (Kind::Call, Some(input)) => ("response.custom_tool_call_input.delta", input.as_str()),
-            (Kind::Call, None) => ("response.function_call_arguments.delta", text),
+        let Some(mut open) = self.open.take() else { return };
+        let custom = open.call.as_mut().and_then(|call| call.input.as_mut());
+        let (name, input) = match (kind, custom) {
+            (Kind::Words, _) => ("response.output_text.delta", None),
+            (Kind::Thoughts, _) => ("response.reasoning_text.delta", None),
+            (Kind::Call, None) => ("response.function_call_arguments.delta", None),
+            (Kind::Call, Some(unwrap)) => ("response.custom_tool_call_input.delta", Some(unwrap.push(text))),
         };
-        head(name, out);
-        out.extend_from_slice(br#","item_id":""#);
-        out.extend_from_slice(open.id.as_bytes());
-        out.extend_from_slice(br#"","output_index":"#);
-        write(out, &self.output.len());
-        out.extend_from_slice(if kind == Kind::Call {
-            br#","delta":"#
-        } else {
-            br#","content_index":0,"delta":"#
-        });
-        string(out, text);
-        if kind == Kind::Words {
-            out.extend_from_slice(br#","logprobs":[]"#);
+        // Of a custom tool's arguments nothing may be told yet.
+        if input.as_deref() != Some("") {
+            head(name, out);
+            self.place(&open, out);
+            out.extend_from_slice(br#","delta":""#);
+            match input {
+                Some(input) => escaped(out, &input),
+                None => out.extend_from_slice(open.text.push(text)),
+            }
+            out.push(b'"');
+            if kind == Kind::Words {
+                out.extend_from_slice(br#","logprobs":[]"#);
+            }
+            self.tail(out);
         }
-        self.tail(out);
+        self.open = Some(open);
     }
 
     fn close(&mut self, _kind: Kind, cut: bool, out: &mut Vec<u8>) {
