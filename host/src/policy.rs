@@ -79,7 +79,7 @@ pub mod limits {
     /// Keys and values of a policy's store, in bytes.
     pub const KV: usize = 1 << 20;
     /// A translator may answer this many times its input: a stream of responses says every text as it comes and
-    /// four times in the events that end it …
+    /// up to six times in the events that end it …
     pub const OUTPUT_FACTOR: usize = 8;
     /// … and this many bytes more.
     pub const OUTPUT_SLACK: usize = 64 << 10;

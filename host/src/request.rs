@@ -163,8 +163,11 @@ async fn answer(
 fn native_message(parts: &http::request::Parts, body: Vec<u8>) -> Message {
     let text = |v: &HeaderValue| String::from_utf8_lossy(v.as_bytes()).into_owned();
     // What proves who the caller is stays with the host.
-    let secret = [header::AUTHORIZATION.as_str(), "x-api-key", header::COOKIE.as_str()];
-    let headers = parts.headers.iter().filter(|(name, _)| !secret.contains(&name.as_str()));
+    let is_secret = |name: &str| {
+        authenticate::KEY_HEADERS.contains(&name)
+            || [header::AUTHORIZATION.as_str(), header::COOKIE.as_str()].contains(&name)
+    };
+    let headers = parts.headers.iter().filter(|(name, _)| !is_secret(name.as_str()));
     Message {
         method: parts.method.as_str().to_owned(),
         path: parts.uri.path().to_owned(),

@@ -114,6 +114,9 @@ fn upstream(
     if endpoint.parse().is_ok_and(|uri: http::Uri| uri.path() == "/" && uri.authority().is_some()) {
         endpoint += "/v1";
     }
+    if raw.key_header.is_some() && token.is_none() {
+        return Err(format!("{}: without key_env there is no key to be sent", key("key_header")));
+    }
     if raw.dialect.as_deref() == Some("") {
         return Err(format!("{}: a name is expected, or nothing where it speaks OpenAI", key("dialect")));
     }

@@ -1,7 +1,7 @@
 //! A seat for the model on one of the preferred nodes, where need be after loading it there.
 
 use super::admit::ANSWER;
-use super::foreign::Original;
+use super::foreign::{Original, TRANSLATION_FAILED};
 use super::forward::{Failed, LACKS_MODEL, Started, forward};
 use super::read::Asked;
 use super::recognise::Inference;
@@ -405,6 +405,7 @@ fn tells(outcome: &Result<Started, Failed>) -> Option<bool> {
         Err(Failed::Broke { .. }) => Some(false),
         Err(Failed::Elsewhere(refusal)) => match refusal.status.as_u16() {
             _ if refusal.code == LACKS_MODEL => Some(true),
+            _ if refusal.code == TRANSLATION_FAILED => None,
             500 | 502 | 504 => Some(false),
             // It is there and has too much to do.
             _ => None,

@@ -27,11 +27,14 @@ pub(super) fn authenticate(config: &Config, from: IpAddr, headers: &HeaderMap) -
     }
 }
 
+/// Where clients put their keys besides: Anthropic's, Google's, Azure's.
+pub(crate) const KEY_HEADERS: [&str; 3] = ["x-api-key", "x-goog-api-key", "api-key"];
+
 /// OpenAI's clients send a bearer token, Anthropic's either that or x-api-key.
 pub(crate) fn presented(headers: &HeaderMap) -> Option<&[u8]> {
     let bearer = headers.get(header::AUTHORIZATION).map(|v| v.as_bytes());
     let bearer = bearer.and_then(|v| v.strip_prefix(b"Bearer ").or(v.strip_prefix(b"bearer ")));
-    bearer.or(headers.get("x-api-key").map(|v| v.as_bytes()))
+    bearer.or_else(|| KEY_HEADERS.iter().find_map(|name| headers.get(*name)).map(|v| v.as_bytes()))
 }
 
 /// Loopback, private and link-local addresses, also where IPv6 carries IPv4.
@@ -69,6 +72,8 @@ mod tests {
         };
         check("authorization", "Bearer k", Some(b"k"));
         check("x-api-key", "k", Some(b"k"));
+        check("x-goog-api-key", "k", Some(b"k"));
+        check("api-key", "k", Some(b"k"));
         check("authorization", "Basic k", None);
     }
 }

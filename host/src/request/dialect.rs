@@ -259,6 +259,6 @@ fn refusal(generation: &Generation) -> Refusal {
 }
 
 /// A large body takes long enough to translate that other requests on this thread must move away.
-fn off_reactor<T>(bytes: usize, work: impl FnOnce() -> T) -> T {
+pub(super) fn off_reactor<T>(bytes: usize, work: impl FnOnce() -> T) -> T {
     if bytes > limits::INLINE_BODY { tokio::task::block_in_place(work) } else { work() }
 }

@@ -2,9 +2,10 @@
 //! dialect is passed through as it is, and the session only reads along, for the account.
 
 use super::acquire::Work;
+use super::dialect::off_reactor;
 use crate::fleet::Node;
 use crate::gateway::Gateway;
-use crate::policy::{Declined, Generation, Kind, Message, Problem, Reply, Session, limits};
+use crate::policy::{Declined, Fault, Generation, Kind, Message, Problem, Reply, Session, limits};
 use crate::refusal::Refusal;
 use bytes::Bytes;
 use http::{HeaderMap, HeaderName, HeaderValue, StatusCode, header};
@@ -46,7 +47,7 @@ pub(super) struct Outgoing {
 }
 
 /// Of one client and one connection, or proof of who the client is to this gateway: none of the upstream's business.
-const OWN: [&str; 20] = [
+const OWN: [&str; 25] = [
     "host",
     "content-length",
     "transfer-encoding",
@@ -62,12 +63,40 @@ const OWN: [&str; 20] = [
     "x-api-key",
     "api-key",
     "x-goog-api-key",
-    "x-real-ip",
     "cookie",
     "forwarded",
+    "via",
+    "x-real-ip",
+    "x-client-ip",
+    "true-client-ip",
+    "referer",
+    "baggage",
     "traceparent",
     "tracestate",
 ];
+/// The same, whatever follows.
+const OWN_FAMILIES: [&str; 4] = ["x-forwarded-", "x-cortex-", "proxy-", "cf-"];
+
+/// Why an answer could not be made native.
+pub(super) enum Unread {
+    /// It is none of the dialect's.
+    Upstream(String),
+    /// The policy failed over it.
+    Policy(String),
+}
+
+impl Unread {
+    /// What the client is told, and whether the upstream is to blame.
+    pub(super) fn why(self) -> (String, bool) {
+        match self {
+            Self::Upstream(why) => (why, true),
+            Self::Policy(why) => (why, false),
+        }
+    }
+}
+
+/// A policy failed over a request or its answer: the node is not to blame.
+pub(super) const TRANSLATION_FAILED: &str = "translation_failed";
 
 impl Original {
     /// Kept where an upstream speaks the client's dialect; `None` where none does, or nothing in it is a model.
@@ -89,13 +118,14 @@ impl Original {
         let model = serde_json::from_slice::<Named<'_>>(body).ok()?.model.get();
         let start = model.as_ptr() as usize - body.as_ptr() as usize;
         let mut headers = parts.headers.clone();
-        OWN.into_iter().for_each(|name| drop(headers.remove(name)));
-        let gone: Vec<HeaderName> = headers
-            .keys()
-            .filter(|n| ["x-forwarded-", "x-cortex-", "proxy-"].iter().any(|p| n.as_str().starts_with(p)))
-            .cloned()
-            .collect();
-        gone.iter().for_each(|name| drop(headers.remove(name)));
+        // What is named there belongs to the connection, too.
+        let named = headers.get_all(header::CONNECTION).iter().filter_map(|value| value.to_str().ok());
+        let named: Vec<String> = named.flat_map(|v| v.split(',').map(|n| n.trim().to_owned())).collect();
+        let family = |name: &HeaderName| OWN_FAMILIES.iter().any(|prefix| name.as_str().starts_with(prefix));
+        let own: Vec<HeaderName> = headers.keys().filter(|name| family(name)).cloned().collect();
+        own.iter().for_each(|name| drop(headers.remove(name)));
+        let names = OWN.into_iter().chain(named.iter().map(String::as_str));
+        names.for_each(|name| drop(headers.remove(name)));
         Some(Box::new(Self {
             dialect: dialect.to_owned(),
             path: parts.uri.path_and_query().map(|p| p.as_str().to_owned())?,
@@ -150,15 +180,35 @@ impl Foreign {
         let path = work.kind.path();
         let message =
             Message { method: "POST".into(), path: path.into(), body: native.to_vec(), ..Message::default() };
-        let made = self.session.request(message).map_err(|problem| match problem {
-            Problem::Declined(Declined::InvalidRequest(why) | Declined::Unsupported(why)) => {
-                Refusal::invalid(None, why)
+        let (bytes, session) = (message.body.len(), &mut self.session);
+        let made = off_reactor(bytes, || session.request(message));
+        let translated = match made {
+            Ok(made) => Some(Self::translated(made)),
+            // The client's own words are what goes there.
+            Err(Problem::Declined(_)) if self.untouched => None,
+            Err(Problem::Declined(Declined::InvalidRequest(why) | Declined::Unsupported(why))) => {
+                return Err(Refusal::invalid(None, why));
             }
-            problem => failed(&self.generation, &problem),
-        })?;
-        let mut outgoing = match work.original.as_ref().filter(|_| self.untouched) {
-            Some(original) => original.outgoing(model),
-            None => Self::translated(made),
+            // What a small request does not need is the client's making, not the policy's.
+            Err(Problem::Fault(Fault::Memory(_) | Fault::Deadline(_))) if bytes > limits::INLINE_BODY => {
+                let message = format!("{bytes} bytes are too much to be translated");
+                return Err(Refusal::new(StatusCode::PAYLOAD_TOO_LARGE, "request_too_large", message));
+            }
+            Err(problem) => return Err(failed(&self.generation, &problem)),
+        };
+        let original = work.original.as_ref().filter(|_| self.untouched).map(|o| o.outgoing(model));
+        let mut outgoing = match (original, translated) {
+            (Some(mut original), translated) => {
+                // What the dialect wants and the client left out.
+                for (name, value) in translated.iter().flat_map(|made| &made.headers) {
+                    original.headers.entry(name).or_insert_with(|| value.clone());
+                }
+                original
+            }
+            (None, Some(translated)) => translated,
+            (None, None) => {
+                return Err(Refusal::invalid(None, "it cannot be said in the upstream's dialect"));
+            }
         };
         // What the operator says of this upstream comes first.
         let doubled: Vec<HeaderName> =
@@ -185,30 +235,34 @@ impl Foreign {
         &mut self,
         status: StatusCode,
         body: &Bytes,
-    ) -> Result<(StatusCode, Bytes), String> {
+    ) -> Result<(StatusCode, Bytes), Unread> {
         let headers = vec![("content-type".into(), "application/json".into())];
         let reply = Reply { status: status.as_u16(), headers, body: body.to_vec() };
-        let reply = self.timed(|session| session.response(reply))?;
+        let reply = self.timed(|session| off_reactor(reply.body.len(), || session.response(reply)))?;
         Ok((StatusCode::from_u16(reply.status).unwrap_or(StatusCode::BAD_GATEWAY), reply.body.into()))
     }
 
     /// Whole events as native ones; there may be none.
-    pub(super) fn events(&mut self, events: &Bytes) -> Result<Bytes, String> {
+    pub(super) fn events(&mut self, events: &Bytes) -> Result<Bytes, Unread> {
         self.timed(|session| session.events(events)).map(Into::into)
     }
 
     /// What is still to be said at the end.
-    pub(super) fn finish(&mut self, clean: bool) -> Result<Bytes, String> {
+    pub(super) fn finish(&mut self, clean: bool) -> Result<Bytes, Unread> {
         self.timed(|session| session.finish(clean)).map(Into::into)
     }
 
-    fn timed<T>(&mut self, call: impl FnOnce(&mut Session) -> Result<T, Problem>) -> Result<T, String> {
+    fn timed<T>(&mut self, call: impl FnOnce(&mut Session) -> Result<T, Problem>) -> Result<T, Unread> {
         let started = Instant::now();
         let outcome = call(&mut self.session);
         self.generation.session_call(started.elapsed(), &outcome);
         outcome.map_err(|problem| {
             tracing::warn!(policy = self.generation.name, %problem, "an upstream's answer could not be read");
-            format!("the {} translation of its answer failed", self.generation.name)
+            let why = format!("the {} translation of its answer failed", self.generation.name);
+            match problem {
+                Problem::Declined(_) => Unread::Upstream(why),
+                Problem::Fault(_) | Problem::Host(_) => Unread::Policy(why),
+            }
         })
     }
 }
@@ -217,5 +271,5 @@ fn failed(generation: &Generation, problem: &Problem) -> Refusal {
     generation.session_call::<()>(Duration::ZERO, &Err(problem.clone()));
     tracing::warn!(policy = generation.name, %problem, "translation for an upstream failed");
     let message = format!("the {} translation of this request failed", generation.name);
-    Refusal::new(StatusCode::INTERNAL_SERVER_ERROR, "translation_failed", message)
+    Refusal::new(StatusCode::INTERNAL_SERVER_ERROR, TRANSLATION_FAILED, message)
 }

@@ -1,7 +1,7 @@
 //! The request to a node, up to the point where its status is settled.
 
 use super::acquire::Work;
-use super::foreign::{Foreign, Outgoing};
+use super::foreign::{Foreign, Outgoing, TRANSLATION_FAILED, Unread};
 use crate::fleet::{Assumption, Node, Seat};
 use crate::refusal::{LONGEST_RETRY, Refusal};
 use crate::sse::Framer;
@@ -112,7 +112,7 @@ pub(super) async fn forward(
     let (mut status, mut native, mut untouched) = (parts.status, body, None);
     if let Some(foreign) = &mut foreign {
         untouched = foreign.untouched.then(|| native.clone());
-        (status, native) = foreign.response(status, &native).map_err(|why| malformed(node, &why))?;
+        (status, native) = foreign.response(status, &native).map_err(|why| unread(node, why))?;
     }
     match status.is_success() {
         true => Ok(Started::Whole {
@@ -217,7 +217,7 @@ async fn first_event(
         let Some(came) = whole else { continue };
         let native = match &mut foreign {
             None => came.clone(),
-            Some(foreign) => foreign.events(&came).map_err(|why| malformed(node, &why))?,
+            Some(foreign) => foreign.events(&came).map_err(|why| unread(node, why))?,
         };
         let Some(event) = crate::sse::events(&native).find_map(|event| event.data()) else {
             if before.len() + came.len() <= COMMENTS {
@@ -290,6 +290,13 @@ fn too_late(node: &Node) -> Refusal {
     node.poke();
     let message = format!("node {} did not begin its answer in time", node.name);
     Refusal::unavailable("node_timeout", message, RETRY)
+}
+
+fn unread(node: &Node, unread: Unread) -> Failed {
+    match unread.why() {
+        (why, true) => malformed(node, &why),
+        (why, false) => Failed::Elsewhere(Refusal::new(StatusCode::BAD_GATEWAY, TRANSLATION_FAILED, why)),
+    }
 }
 
 fn malformed(node: &Node, why: &str) -> Failed {

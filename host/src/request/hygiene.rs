@@ -3,10 +3,11 @@
 
 use serde_json::{Value, json};
 
-/// Bytes of pieces that wait for their turn; past it they go as they came.
+/// Bytes of pieces that wait for their turn, and calls of one answer; past either they go as they came.
 const MOST_HELD: usize = 4 << 20;
+const MOST_CALLS: usize = 1024;
 
-/// One stream's. Only what is untidy is written anew.
+/// One answer's. Only what is untidy is written anew.
 #[derive(Default)]
 pub(super) struct Hygiene {
     role_seen: bool,
@@ -20,14 +21,45 @@ pub(super) struct Hygiene {
 
 #[derive(Default)]
 struct Call {
-    /// As the client sees it.
+    /// As the server counts, and as the client sees it.
+    native_index: u64,
     index: u64,
     id: String,
     begun: bool,
-    arguments: String,
-    /// Arguments that wait for their turn.
-    held: Vec<String>,
+    arguments: Object,
+    /// Pieces that wait for their turn.
+    held: Vec<Value>,
     name: Option<String>,
+}
+
+/// How far the JSON of an object has come.
+#[derive(Default)]
+struct Object {
+    depth: u32,
+    in_string: bool,
+    escaped: bool,
+    is_whole: bool,
+}
+
+impl Object {
+    fn push(&mut self, piece: &str) {
+        for byte in piece.bytes() {
+            if self.in_string {
+                self.in_string = self.escaped || byte != b'"';
+                self.escaped = byte == b'\\' && !self.escaped;
+                continue;
+            }
+            match byte {
+                b'"' => self.in_string = true,
+                b'{' | b'[' => self.depth += 1,
+                b'}' | b']' => {
+                    self.depth = self.depth.saturating_sub(1);
+                    self.is_whole |= self.depth == 0;
+                }
+                _ => {}
+            }
+        }
+    }
 }
 
 impl Hygiene {
@@ -37,7 +69,7 @@ impl Hygiene {
     }
 
     pub(super) fn is_holding(&self) -> bool {
-        self.held > 0 || self.calls.iter().skip(self.open + 1).any(|call| !call.begun)
+        self.held > 0
     }
 
     /// The chunk in the words that it should have, as events; `None`: it may stay as it is. `model`: its name for the
@@ -45,17 +77,15 @@ impl Hygiene {
     pub(super) fn tidy(&mut self, data: &[u8], role_again: bool, model: Option<&str>) -> Option<Vec<u8>> {
         let mut chunk: Value = serde_json::from_slice(data).ok()?;
         rename(&mut chunk, model);
-        let delta = chunk["choices"].get_mut(0)?.get_mut("delta")?.as_object_mut()?;
-        let role_again = role_again && delta.contains_key("role");
-        if role_again {
-            delta.remove("role");
-        }
+        let choice = chunk.get_mut("choices")?.get_mut(0)?;
+        let ends = choice.get("finish_reason").is_some_and(|reason| !reason.is_null() && reason != "");
+        let delta = choice.get_mut("delta")?.as_object_mut()?;
+        let role_again = role_again && delta.remove("role").is_some();
         let pieces = match delta.get("tool_calls") {
-            Some(Value::Array(pieces)) if !self.given_up => pieces.clone(),
+            Some(Value::Array(pieces)) => pieces.clone(),
             _ => Vec::new(),
         };
-        let ends = !chunk["choices"][0]["finish_reason"].is_null();
-        let mut said = self.order(&pieces);
+        let mut said = if self.given_up { pieces.clone() } else { self.order(&pieces) };
         if ends {
             said.extend(self.rest());
         }
@@ -68,13 +98,13 @@ impl Hygiene {
     /// What waits, as events like that one: nothing more will come.
     pub(super) fn flush(&mut self, like: &[u8], model: Option<&str>) -> Vec<u8> {
         let pieces = self.rest();
-        let mut chunk: Value =
-            serde_json::from_slice(like).unwrap_or_else(|_| json!({"object": "chat.completion.chunk"}));
+        let read = serde_json::from_slice(like).ok().filter(Value::is_object);
+        let mut chunk = read.unwrap_or_else(|| json!({"object": "chat.completion.chunk"}));
         rename(&mut chunk, model);
         if let Some(fields) = chunk.as_object_mut() {
             fields.remove("usage");
+            fields.insert("choices".into(), json!([{"index": 0, "delta": {}, "finish_reason": null}]));
         }
-        chunk["choices"] = json!([{"index": 0, "delta": {}, "finish_reason": null}]);
         if pieces.is_empty() { Vec::new() } else { events(chunk, pieces) }
     }
 
@@ -82,90 +112,106 @@ impl Hygiene {
     fn order(&mut self, pieces: &[Value]) -> Vec<Value> {
         let mut said = Vec::new();
         for (at, piece) in pieces.iter().enumerate() {
+            if self.calls.len() >= MOST_CALLS {
+                self.given_up = true;
+                said.extend(self.rest());
+                said.push(piece.clone());
+                continue;
+            }
             let slot = self.slot(piece, at);
             let call = &mut self.calls[slot];
-            let function = &piece["function"];
-            if let Some(name) = function["name"].as_str().filter(|name| !name.is_empty()) {
+            if let Some(name) = piece["function"]["name"].as_str().filter(|name| !name.is_empty()) {
                 call.name.get_or_insert_with(|| name.to_owned());
             }
-            let arguments = function["arguments"].as_str().unwrap_or_default();
-            if slot > self.open && !self.given_up {
-                call.held.push(arguments.to_owned());
-                self.held += arguments.len() + 1;
-                self.given_up = self.held > MOST_HELD;
+            if slot > self.open {
+                self.held += 64 + arguments(piece).len();
+                call.held.push(piece.clone());
             } else {
-                said.extend(call.say(piece, arguments));
+                said.extend(call.say(piece));
             }
             self.go_on(&mut said);
-        }
-        if self.given_up {
-            said.extend(self.rest());
+            if self.held > MOST_HELD {
+                self.given_up = true;
+                said.extend(self.rest());
+            }
         }
         said
     }
 
-    /// Which call a piece is of: by its index, and where it has none by its id, and without that the last one.
+    /// Which call a piece is of: by its index, and where it has none by its id, and without that the last one. A new id
+    /// and a name under an index that was had are a new call.
     fn slot(&mut self, piece: &Value, at: usize) -> usize {
-        let id = piece["id"].as_str().filter(|id| !id.is_empty());
-        let found = match (piece["index"].as_u64(), id) {
-            (Some(index), _) => self.calls.iter().position(|call| call.index == index),
-            (None, Some(id)) => self.calls.iter().position(|call| call.id == id),
+        let text = |value: &Value| value.as_str().filter(|text| !text.is_empty()).map(str::to_owned);
+        let (id, named) = (text(&piece["id"]), text(&piece["function"]["name"]).is_some());
+        let another = |call: &Call| named && id.as_ref().is_some_and(|id| *id != call.id);
+        let found = match (piece["index"].as_u64(), &id) {
+            (Some(index), _) => {
+                let last = self.calls.iter().rposition(|call| call.native_index == index);
+                last.filter(|&slot| !another(&self.calls[slot]))
+            }
+            (None, Some(id)) => self.calls.iter().position(|call| call.id == *id),
             (None, None) if at == 0 => self.calls.len().checked_sub(1),
             (None, None) => Some(at).filter(|&at| at < self.calls.len()),
         };
         found.unwrap_or_else(|| {
             let slot = self.calls.len();
-            let index = piece["index"].as_u64().unwrap_or(slot as u64);
-            let id = id.map_or_else(|| format!("call_{:016x}", super::seed()), str::to_owned);
-            self.calls.push(Call { index, id, ..Call::default() });
+            let native_index = piece["index"].as_u64().unwrap_or(slot as u64);
+            let is_taken = self.calls.iter().any(|call| call.index == native_index);
+            let index = if is_taken { slot as u64 } else { native_index };
+            let id = id.unwrap_or_else(|| format!("call_{:016x}", super::seed()));
+            self.calls.push(Call { native_index, index, id, ..Call::default() });
             slot
         })
     }
 
     /// To the next call, once the one before it is whole.
     fn go_on(&mut self, said: &mut Vec<Value>) {
-        while self.open + 1 < self.calls.len() && self.calls[self.open].is_whole() {
+        while self.open + 1 < self.calls.len() && self.calls[self.open].arguments.is_whole {
             self.open += 1;
             said.extend(self.waiting(self.open));
         }
     }
 
-    fn waiting(&mut self, slot: usize) -> Option<Value> {
+    fn waiting(&mut self, slot: usize) -> Vec<Value> {
         let call = &mut self.calls[slot];
-        let arguments = std::mem::take(&mut call.held);
-        if arguments.is_empty() {
-            return None;
-        }
-        self.held -= arguments.iter().map(|a| a.len() + 1).sum::<usize>();
-        call.say(&Value::Null, &arguments.concat())
+        let held = std::mem::take(&mut call.held);
+        self.held -= held.iter().map(|piece| 64 + arguments(piece).len()).sum::<usize>();
+        held.iter().filter_map(|piece| call.say(piece)).collect()
     }
 
     fn rest(&mut self) -> Vec<Value> {
         let from = self.open;
         self.open = self.calls.len().saturating_sub(1);
-        (from..self.calls.len()).filter_map(|slot| self.waiting(slot)).collect()
+        (from..self.calls.len()).flat_map(|slot| self.waiting(slot)).collect()
     }
 }
 
-fn rename(chunk: &mut Value, model: Option<&str>) {
-    if let (Some(model), true) = (model, chunk["model"].is_string()) {
-        chunk["model"] = model.into();
+/// JSON in a string; some servers leave the string out.
+fn arguments(piece: &Value) -> std::borrow::Cow<'_, str> {
+    match &piece["function"]["arguments"] {
+        Value::Null => "".into(),
+        Value::String(text) => text.into(),
+        other => other.to_string().into(),
     }
 }
 
 impl Call {
-    /// A piece of it: what begins it the first time, and arguments after that. `piece`: as it came, for what else it
-    /// holds.
-    fn say(&mut self, piece: &Value, arguments: &str) -> Option<Value> {
-        self.arguments.push_str(arguments);
-        let mut said = if piece.is_object() { piece.clone() } else { json!({}) };
-        let first = !self.begun;
-        self.begun = true;
-        said["index"] = self.index.into();
-        if !said["function"].is_object() {
-            said["function"] = json!({});
+    /// A piece of it: what begins it the first time, and arguments after that.
+    fn say(&mut self, piece: &Value) -> Option<Value> {
+        let mut said = piece.clone();
+        let first = !std::mem::replace(&mut self.begun, true);
+        let fields = said.as_object_mut()?;
+        fields.insert("index".into(), self.index.into());
+        if first {
+            fields.insert("id".into(), self.id.as_str().into());
+            fields.entry("type").or_insert_with(|| "function".into());
+        } else {
+            fields.remove("id");
+            fields.remove("type");
         }
-        let function = said["function"].as_object_mut()?;
+        let text = arguments(piece);
+        self.arguments.push(&text);
+        let function = fields.entry("function").or_insert_with(|| json!({})).as_object_mut()?;
         if first {
             if let Some(name) = &self.name {
                 function.insert("name".into(), name.as_str().into());
@@ -174,23 +220,16 @@ impl Call {
         } else {
             function.remove("name");
         }
-        if !piece.is_object() {
-            function.insert("arguments".into(), arguments.into());
-        }
-        let fields = said.as_object_mut()?;
-        if first {
-            fields.insert("id".into(), self.id.as_str().into());
-            fields.entry("type").or_insert_with(|| "function".into());
-        } else {
-            fields.remove("id");
-            fields.remove("type");
+        if function.get("arguments").is_some_and(|a| !a.is_string() && !a.is_null()) {
+            function.insert("arguments".into(), text.into_owned().into());
         }
         Some(said)
     }
+}
 
-    fn is_whole(&self) -> bool {
-        self.arguments.trim_end().ends_with('}')
-            && serde_json::from_str::<serde::de::IgnoredAny>(&self.arguments).is_ok()
+fn rename(chunk: &mut Value, model: Option<&str>) {
+    if let (Some(model), Some(named)) = (model, chunk.get_mut("model").filter(|named| named.is_string())) {
+        *named = model.into();
     }
 }
 
@@ -308,7 +347,7 @@ mod tests {
                 json!({"tool_calls": [begin(0, "")]}),
                 json!({"tool_calls": [more(0, "{\"a\":")]}),
                 json!({"tool_calls": [more(0, "1}")]}),
-                json!({"tool_calls": [begin(1, "{"), more(1, "}")]}),
+                json!({"tool_calls": [begin(1, ""), more(1, "{"), more(1, "}")]}),
                 json!({"index": 0, "delta": {}, "finish_reason": "tool_calls"})
             ]
         );
@@ -382,6 +421,43 @@ mod tests {
             (&got[2]["tool_calls"][0]["index"], &got[2]["tool_calls"][0]["id"]),
             (&json!(1), &json!("b"))
         );
+    }
+
+    /// Servers that give every call the same index, and arguments that are no text.
+    #[test]
+    fn two_calls_under_one_index() {
+        let one = |id: &str, arguments: Value| {
+            calls(
+                json!([{"index": 0, "id": id, "function": {"name": id, "arguments": arguments}, "extra": 1}]),
+            )
+        };
+        let got = said(&[one("a", json!({"x": 1})), one("b", json!({"y": 2}))]);
+        let of = |at: usize, field: &str| got[at]["tool_calls"][0][field].clone();
+        assert_eq!(
+            (of(0, "index"), of(0, "id"), of(0, "function")),
+            (json!(0), json!("a"), json!({"name": "a", "arguments": "{\"x\":1}"}))
+        );
+        assert_eq!(
+            (of(1, "index"), of(1, "id"), of(1, "function")),
+            (json!(1), json!("b"), json!({"name": "b", "arguments": "{\"y\":2}"}))
+        );
+        assert_eq!(of(1, "extra"), 1);
+    }
+
+    /// Derived types take lists for objects; what is written anew must not.
+    #[test]
+    fn what_is_no_chunk_stays_as_it_is() {
+        let mut hygiene = Hygiene::default();
+        for odd in [
+            "[]",
+            r#"["m",[{"delta":{"tool_calls":[]}}]]"#,
+            "5",
+            r#"{"choices":{"0":1}}"#,
+            r#"{"choices":[[]]}"#,
+        ] {
+            assert_eq!(hygiene.tidy(odd.as_bytes(), true, Some("x")), None, "{odd}");
+            assert!(hygiene.flush(odd.as_bytes(), Some("x")).is_empty());
+        }
     }
 
     #[test]

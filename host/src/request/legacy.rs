@@ -12,6 +12,9 @@ pub(super) fn modern(body: &[u8]) -> Option<Bytes> {
         return None;
     }
     let mut request: Map<String, Value> = serde_json::from_slice(body).ok()?;
+    if request.get("tools").is_some_and(Value::is_null) {
+        request.remove("tools");
+    }
     let of_the_request =
         !request.contains_key("tools") && request.get("functions").is_some_and(Value::is_array);
     if of_the_request {
@@ -136,6 +139,10 @@ mod tests {
         );
         check(json!({"messages": [{"content": "about \"functions\""}]}), None);
         check(json!({"tools": [], "functions": []}), None);
+        check(
+            json!({"tools": null, "functions": []}),
+            Some(json!({"tools": [], "parallel_tool_calls": false})),
+        );
         check(json!({"functions": 5}), None);
         assert_eq!(modern(b"{\"functions\""), None);
     }

@@ -103,6 +103,8 @@ struct Chunk<'a> {
 
 #[derive(Deserialize)]
 struct Choice<'a> {
+    #[serde(default)]
+    index: Option<u64>,
     #[serde(default, borrow)]
     delta: Option<Delta<'a>>,
     #[serde(default, borrow)]
@@ -201,7 +203,10 @@ impl Relay {
     fn read(&mut self, whole: Bytes) -> Result<Piece, String> {
         match &mut self.foreign {
             None => Ok(Piece { came: Bytes::new(), native: whole }),
-            Some(foreign) => foreign.events(&whole).map(|native| Piece { came: whole, native }),
+            Some(foreign) => match foreign.events(&whole) {
+                Ok(native) => Ok(Piece { came: whole, native }),
+                Err(unread) => Err(unread.why().0),
+            },
         }
     }
 
@@ -302,7 +307,10 @@ impl Tidy {
         if chunk.choices.iter().any(says_something) {
             ledger.token();
         }
-        self.complete |= chunk.choices.iter().any(|c| c.finish_reason.is_some_and(|r| r.get() != "null"));
+        self.complete |= chunk
+            .choices
+            .iter()
+            .any(|c| c.finish_reason.is_some_and(|r| !matches!(r.get(), "null" | "\"\"")));
         if self.hide_usage && chunk.choices.is_empty() && chunk.usage.is_some() {
             return Some(self.waited(&data).unwrap_or_default());
         }
@@ -326,6 +334,9 @@ impl Hygiene {
     fn pass(&mut self, chunk: &Chunk<'_>, data: &[u8], model: Option<&str>) -> Option<Vec<u8>> {
         // Answers beside the first one are not looked into.
         let [choice] = &chunk.choices[..] else { return None };
+        if choice.index.unwrap_or(0) != 0 {
+            return None;
+        }
         let (role, calls) =
             choice.delta.as_ref().map_or((false, false), |d| (d.role.is_some(), d.tool_calls.is_some()));
         let role_again = self.role_again(role);

@@ -280,6 +280,30 @@ async fn a_long_answer_is_no_fault() {
     }
 }
 
+/// Several answers to one question are several, each with its role.
+#[tokio::test(flavor = "multi_thread")]
+async fn answers_beside_the_first_pass_as_they_are() {
+    let node = TestNode::with_model().await;
+    let gateway = TestGateway::start(&[&node], &[], "", "").await;
+    let one = |index: u64, delta: Value| {
+        format!(
+            "data: {}\n\n",
+            json!({"model": "m", "choices": [{"index": index, "delta": delta, "finish_reason": null}]})
+        )
+    };
+    let call = |index: u64| {
+        one(
+            index,
+            json!({"tool_calls": [{"index": 0, "id": "c", "type": "function", "function": {"name": "f", "arguments": "{}"}}]}),
+        )
+    };
+    let role = json!({"role": "assistant", "content": ""});
+    let stream = [vec![one(0, role.clone()), one(1, role), call(0), call(1)], ending("m")].concat();
+    node.reply(Reply::Pieces(stream.clone()));
+    let body = json!({"model": "m", "stream": true, "stream_options": {"include_usage": true}, "n": 2, "messages": [{"role": "user", "content": "hi"}]});
+    assert_eq!(gateway.client.stream("/v1/chat/completions", &body).await.rest().await, stream.concat());
+}
+
 /// As tools were called before there were tools.
 #[tokio::test(flavor = "multi_thread")]
 async fn functions_in_the_older_words() {
@@ -343,7 +367,7 @@ async fn native_chunks_add_up() {
         .flat_map(|chunk| chunk["choices"][0]["delta"]["tool_calls"].as_array().into_iter().flatten())
         .map(|piece| (piece["index"].as_u64().unwrap(), piece["function"]["arguments"].as_str().unwrap()))
         .collect();
-    assert_eq!(pieces, [(0, ""), (0, "{"), (0, "}"), (1, "{}")]);
+    assert_eq!(pieces, [(0, ""), (0, "{"), (0, "}"), (1, "{"), (1, "}")]);
     for once in ["\"role\"", "\"i0\"", "\"i1\""] {
         assert_eq!(got.matches(once).count(), 1, "{once} in {got}");
     }

@@ -128,6 +128,34 @@ async fn clients_of_its_own_dialect_are_left_untouched() {
     assert_eq!(server.lock().asked[2].0, "/v1/messages/count_tokens");
 }
 
+/// What a stream took is booked from its first event on, however it ends.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_client_that_leaves_has_used_its_prompt() {
+    let server = TestNode::start().await;
+    let gateway = start(&server).await;
+    for path in ["/v1/chat/completions", "/v1/messages"] {
+        let (feed, fed) = tokio::sync::mpsc::channel(8);
+        server.reply(Reply::Fed(std::sync::Arc::new(tokio::sync::Mutex::new(fed))));
+        for event in &events()[..4] {
+            feed.send(event.clone()).await.unwrap();
+        }
+        let body = json!({"model": "short", "stream": true, "max_tokens": 5, "messages": [{"role": "user", "content": "x"}]});
+        let mut stream = gateway.client.stream(path, &body).await;
+        let mut told = String::new();
+        while !told.contains("hi") {
+            told.push_str(&stream.next().await.unwrap());
+        }
+        assert!(!told.contains("\"usage\":{\"prompt"), "{told}");
+        drop(stream);
+        crate::support::until("it is booked", async || {
+            let record = gateway.last_request().await;
+            record["status"] == 499 && record["prompt_tokens"] == 7 && record["cached_prompt_tokens"] == 4
+        })
+        .await;
+        assert_eq!(gateway.last_request().await["completion_tokens"], 1);
+    }
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn its_errors_are_said_in_the_clients_words() {
     let server = TestNode::start().await;

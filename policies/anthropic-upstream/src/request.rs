@@ -86,9 +86,9 @@ fn parts(message: &Message<'_>) -> Result<Vec<Value>, String> {
     }
 }
 
-/// Empty ones are refused there.
+/// Those that say nothing are refused there.
 fn text_block(text: &str) -> Option<Value> {
-    (!text.is_empty()).then(|| json!({"type": "text", "text": text}))
+    (!text.trim().is_empty()).then(|| json!({"type": "text", "text": text}))
 }
 
 fn block(part: &Part<'_>) -> Result<Option<Value>, String> {
@@ -172,11 +172,12 @@ fn copy_parameters(request: &Request<'_>, to: &mut Map<String, Value>) {
     // Half of OpenAI's range is all that there is.
     let temperature =
         request.temperature.as_ref().map(|t| if t.as_f64() > Some(1.0) { json!(1) } else { json!(t) });
-    let stop = match &request.stop {
-        None => None,
-        Some(OrList::Text(text)) => Some(json!([text])),
-        Some(OrList::List(list)) => Some(json!(list)),
+    let stop: Vec<&str> = match &request.stop {
+        None => Vec::new(),
+        Some(OrList::Text(text)) => vec![text],
+        Some(OrList::List(list)) => list.iter().map(|text| &**text).collect(),
     };
+    let stop = (!stop.is_empty()).then(|| json!(stop));
     let number = |n: &Option<serde_json::Number>| n.as_ref().map(|n| json!(n));
     let (thinking, effort) = match request.reasoning_effort.as_deref() {
         Some("none") => (Some(json!({"type": "disabled"})), None),

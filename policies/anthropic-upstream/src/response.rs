@@ -19,7 +19,7 @@ struct Message<'a> {
     #[serde(borrow, default)]
     stop_sequence: Option<Text<'a>>,
     #[serde(default)]
-    usage: Usage,
+    usage: Option<Usage>,
 }
 
 /// A content block, also one that has just begun.
@@ -61,6 +61,11 @@ impl Usage {
             last(newer.cache_creation_input_tokens, self.cache_creation_input_tokens);
         self.cache_read_input_tokens = last(newer.cache_read_input_tokens, self.cache_read_input_tokens);
         self.output_tokens = last(newer.output_tokens, self.output_tokens);
+    }
+
+    /// Before anything is said.
+    pub(crate) fn begun(self) -> Self {
+        Self { output_tokens: 0, ..self }
     }
 
     /// The prompt's tokens are all of them, the cached ones too.
@@ -114,5 +119,5 @@ pub(crate) fn completion(body: &[u8]) -> Result<Value, String> {
     let choice = json!({"index": 0, "message": said, "finish_reason": finish(message.stop_reason.as_deref()),
         "stop_reason": message.stop_sequence});
     Ok(json!({"id": message.id, "object": "chat.completion", "created": 0, "model": message.model,
-        "choices": [choice], "usage": message.usage.native()}))
+        "choices": [choice], "usage": message.usage.unwrap_or_default().native()}))
 }

@@ -43,7 +43,7 @@ struct Start<'a> {
     #[serde(borrow, default)]
     model: Text<'a>,
     #[serde(default)]
-    usage: Usage,
+    usage: Option<Usage>,
 }
 
 #[derive(Debug, Deserialize)]
@@ -107,13 +107,24 @@ impl Stream {
 
     fn start(&mut self, message: Option<Start<'_>>, out: &mut Vec<u8>) {
         if let Some(Start { id, model, usage }) = message {
-            (self.id, self.model, self.usage) = (id.into_owned(), model.into_owned(), usage);
+            (self.id, self.model, self.usage) =
+                (id.into_owned(), model.into_owned(), usage.unwrap_or_default());
+            // What the prompt took is known now, and counts whatever becomes of the stream.
+            self.say_usage(&self.usage.begun(), out);
         }
         self.chunk(&json!({"role": "assistant", "content": ""}), None, &Value::Null, out);
     }
 
     fn block(&mut self, block: Option<Block<'_>>, out: &mut Vec<u8>) {
-        let Some(block) = block.filter(|block| &*block.kind == "tool_use") else { return };
+        let Some(block) = block else { return };
+        for (field, text) in [("content", &block.text), ("reasoning_content", &block.thinking)] {
+            if let Some(text) = text.as_ref().filter(|text| !text.is_empty()) {
+                self.chunk(&json!({field: text}), None, &Value::Null, out);
+            }
+        }
+        if &*block.kind != "tool_use" {
+            return;
+        }
         self.in_call = true;
         // Whole ones come with their input.
         let input = block.input.as_ref().map_or("", |input| input.get());
@@ -149,10 +160,14 @@ impl Stream {
             return;
         }
         self.over = true;
-        let usage = json!({"id": self.id, "object": "chat.completion.chunk", "created": 0, "model": self.model,
-            "choices": [], "usage": self.usage.native()});
-        sse::data(out, &usage);
+        self.say_usage(&self.usage, out);
         out.extend_from_slice(b"data: [DONE]\n\n");
+    }
+
+    fn say_usage(&self, usage: &Usage, out: &mut Vec<u8>) {
+        let chunk = json!({"id": self.id, "object": "chat.completion.chunk", "created": 0, "model": self.model,
+            "choices": [], "usage": usage.native()});
+        sse::data(out, &chunk);
     }
 
     fn fail(&mut self, error: &Value, out: &mut Vec<u8>) {

@@ -77,8 +77,8 @@ pub(crate) struct Tool<'a> {
     /// Absent or `custom` for those that the client runs; the others are Anthropic's.
     #[serde(borrow, rename = "type", default)]
     pub(crate) kind: Option<Text<'a>>,
-    #[serde(borrow)]
-    pub(crate) name: Text<'a>,
+    #[serde(borrow, default)]
+    pub(crate) name: Option<Text<'a>>,
     #[serde(borrow, default)]
     pub(crate) description: Option<Text<'a>>,
     #[serde(borrow, default)]

@@ -126,9 +126,7 @@ fn function<'a>(tool: Tool<'a>, names: &mut Names<String>) -> Result<Option<chat
         }
         None => return Ok(None),
     };
-    if name.is_empty() {
-        return Err("name: a non-empty string is required".into());
-    }
+    let name = name.filter(|name| !name.is_empty()).ok_or("name: a non-empty string is required")?;
     let name = names.fit(name, str::to_owned);
     Ok(Some(chat::Tool::new(Function { name, description, parameters: Some(parameters), strict })))
 }

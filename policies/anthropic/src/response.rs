@@ -17,7 +17,7 @@ pub(crate) fn message(native: &[u8], id: &str, seed: u64, asked: &Asked) -> Resu
     }
     for call in &whole.calls {
         // The order of the model's keys is kept.
-        let input: Value = serde_json::from_str(&call.arguments).unwrap_or_else(|_| json!({}));
+        let input: Value = serde_json::from_str(call.object()).unwrap_or_else(|_| json!({}));
         content.push(json!({"type": "tool_use", "id": escape(&call.id), "name": asked.names.back(&call.name), "input": input}));
     }
     let (stop_reason, stop_sequence) = stop(&whole.finish, &asked.stop_sequences);

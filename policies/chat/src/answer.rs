@@ -4,7 +4,6 @@ use crate::Text;
 use crate::text::{count, if_text};
 use serde::Deserialize;
 use serde_json::value::RawValue;
-use std::borrow::Cow;
 
 /// A whole answer, or a chunk of one.
 #[derive(Debug, Default, Deserialize)]
@@ -145,7 +144,7 @@ pub enum Finish {
 impl Finish {
     /// Some servers say `stop` although they called; `None` where the answer has not ended.
     pub fn of(choice: &Choice<'_>, called: bool) -> Option<Self> {
-        Some(match choice.finish_reason.as_deref()? {
+        Some(match choice.finish_reason.as_deref().filter(|reason| !reason.is_empty())? {
             "length" => Self::Length,
             "content_filter" => Self::Filtered,
             "tool_calls" | "function_call" => Self::Called,
@@ -172,8 +171,17 @@ pub struct WholeCall<'a> {
     /// Made where the server sent none.
     pub id: Text<'a>,
     pub name: Text<'a>,
-    /// JSON of an object, whatever the model wrote.
-    pub arguments: Cow<'a, str>,
+    /// As the model wrote them: JSON of an object, if all is well.
+    pub arguments: Text<'a>,
+}
+
+impl WholeCall<'_> {
+    /// Arguments are an object, in most dialects, whatever the model wrote.
+    pub fn object(&self) -> &str {
+        let is_object = self.arguments.trim_start().starts_with('{')
+            && serde_json::from_str::<serde::de::IgnoredAny>(&self.arguments).is_ok();
+        if is_object { &self.arguments } else { "{}" }
+    }
 }
 
 impl<'a> Whole<'a> {
@@ -191,7 +199,7 @@ impl<'a> Whole<'a> {
                 let name = function.name.clone().filter(|name| !name.is_empty())?;
                 let id = piece.id.clone().filter(|id| !id.is_empty());
                 let id = id.unwrap_or_else(|| made_id(seed, at).into());
-                Some(WholeCall { id, name, arguments: object(function.arguments()) })
+                Some(WholeCall { id, name, arguments: function.arguments() })
             })
             .collect();
         let finish = Finish::of(&choice, !calls.is_empty()).unwrap_or(Finish::Stop { sequence: None });
@@ -204,13 +212,6 @@ impl<'a> Whole<'a> {
 /// The id of a call that has none.
 pub(crate) fn made_id(seed: u64, at: usize) -> String {
     format!("call_{}", crate::id::digits(seed, 1000 + at as u64))
-}
-
-/// Arguments are an object, in every dialect.
-fn object(arguments: Text<'_>) -> Cow<'_, str> {
-    let is_object = arguments.trim_start().starts_with('{')
-        && serde_json::from_str::<serde::de::IgnoredAny>(&arguments).is_ok();
-    if is_object { arguments.0 } else { Cow::Borrowed("{}") }
 }
 
 #[cfg(test)]
@@ -228,7 +229,7 @@ mod tests {
         assert_eq!((whole.thoughts.as_deref(), whole.words.as_deref()), (Some("hm"), None));
         assert_eq!(whole.finish, Finish::Called);
         assert_eq!((whole.usage.prompt_tokens, whole.usage.completion_tokens), (5, 0));
-        let calls: Vec<(&str, &str)> = whole.calls.iter().map(|c| (&*c.name, &*c.arguments)).collect();
+        let calls: Vec<(&str, &str)> = whole.calls.iter().map(|c| (&*c.name, c.object())).collect();
         assert_eq!(calls, [("f", r#"{"a":1}"#), ("g", "{}")]);
         assert!(whole.calls[0].id.starts_with("call_") && &*whole.calls[1].id == "x");
     }

@@ -123,9 +123,17 @@ impl<T: Serialize> Serialize for OrList<'_, T> {
 #[derive(Debug, Clone)]
 pub struct Json<'a>(Cow<'a, RawValue>);
 
-impl Json<'_> {
+impl<'a> Json<'a> {
     pub fn raw(&self) -> &RawValue {
         &self.0
+    }
+
+    /// As it came, for as long as the body is there; `None` of a value of our own.
+    pub fn borrowed(&self) -> Option<&'a str> {
+        match &self.0 {
+            Cow::Borrowed(raw) => Some(raw.get()),
+            Cow::Owned(_) => None,
+        }
     }
 
     pub fn get(&self) -> &str {

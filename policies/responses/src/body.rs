@@ -134,32 +134,16 @@ pub(crate) struct Item<'a> {
     pub(crate) arguments: Option<Text<'a>>,
     #[serde(borrow, default, deserialize_with = "if_text")]
     pub(crate) input: Option<Text<'a>>,
+    /// Of others' tools it may be anything.
     #[serde(borrow, default)]
-    pub(crate) output: Option<Output<'a>>,
+    pub(crate) output: Option<Json<'a>>,
     #[serde(borrow, default)]
     pub(crate) summary: Option<Vec<Part<'a>>>,
     #[serde(borrow, default, deserialize_with = "if_text")]
     pub(crate) encrypted_content: Option<Text<'a>>,
-    /// Tools that come with the conversation.
+    /// Tools that come with the conversation; others' lists of tools are called so, too.
     #[serde(borrow, default)]
-    pub(crate) tools: Option<Vec<Tool<'a>>>,
-}
-
-/// What a call gave; of others' tools it may be anything.
-#[derive(Debug)]
-pub(crate) enum Output<'a> {
-    Said(OrList<'a, Part<'a>>),
-    Other,
-}
-
-impl<'de: 'a, 'a> Deserialize<'de> for Output<'a> {
-    fn deserialize<D: serde::Deserializer<'de>>(from: D) -> Result<Self, D::Error> {
-        let raw = <&'de serde_json::value::RawValue>::deserialize(from)?.get();
-        if raw.starts_with('{') {
-            return Ok(Self::Other);
-        }
-        serde_json::from_str(raw).map(Self::Said).map_err(serde::de::Error::custom)
-    }
+    pub(crate) tools: Option<Json<'a>>,
 }
 
 /// A part of a message, of thoughts or of an output.

@@ -1,14 +1,10 @@
 //! The input of custom tools: text, which the model writes as `{"input": "…"}`.
 
-use serde::Deserialize;
-
-/// The text in whole arguments; what is otherwise than asked for is the text itself.
+/// The text in whole arguments, also where they were cut short; what is otherwise than asked for is the text itself.
 pub(crate) fn whole(arguments: &str) -> String {
-    #[derive(Deserialize)]
-    struct Input {
-        input: String,
-    }
-    serde_json::from_str::<Input>(arguments).map_or_else(|_| arguments.to_owned(), |a| a.input)
+    let mut unwrap = Unwrap::default();
+    unwrap.push(arguments);
+    unwrap.finish().0
 }
 
 /// Takes the text out of arguments that come in pieces, as far as it is there.
@@ -17,8 +13,8 @@ pub(crate) struct Unwrap {
     arguments: String,
     /// Where in the arguments the next character of the text begins; 0 before the text has begun.
     at: usize,
-    /// Bytes of the text that were given out.
-    given: usize,
+    /// The text that was given out.
+    given: String,
     over: bool,
 }
 
@@ -38,15 +34,16 @@ impl Unwrap {
             }
             self.at += length;
         }
-        self.given += text.len();
+        self.given.push_str(&text);
         text
     }
 
-    /// All of the text, and what of it was not given out yet. Arguments of another form are the text.
+    /// All of the text, and what of it was not given out yet: arguments of another form are the text.
     pub(crate) fn finish(self) -> (String, String) {
-        let whole = whole(&self.arguments);
-        let rest = whole.get(self.given..).unwrap_or_default().to_owned();
-        (whole, rest)
+        match self.at {
+            0 => (self.arguments.clone(), self.arguments),
+            _ => (self.given, String::new()),
+        }
     }
 }
 

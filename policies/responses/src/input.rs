@@ -1,11 +1,11 @@
 //! Items of the input as messages.
 
-use crate::body::{Item, Output, Part};
+use crate::body::{Item, Part};
 use crate::item::PLAIN;
 use crate::tools::{Tools, text_arguments};
-use policy_chat::Text;
 use policy_chat::request::{self as chat, Call, Message, simplest};
-use policy_chat::text::OrList;
+use policy_chat::text::{Json, OrList};
+use policy_chat::{Text, part};
 use std::collections::BTreeSet;
 
 /// The conversation as far as it is told.
@@ -41,7 +41,10 @@ impl<'a> Conversation<'a> {
                 self.call(item, text_arguments(&input).into(), tools)
             }
             "function_call_output" | "custom_tool_call_output" => self.output(item),
-            "additional_tools" => tools.add(item.tools.unwrap_or_default(), "tools"),
+            "additional_tools" => match item.tools.as_ref().and_then(Json::borrowed) {
+                Some(given) => tools.add(part("tools", given)?, "tools"),
+                None => Ok(()),
+            },
             "item_reference" => {
                 Err("type: nothing is stored here that an item_reference could name; send the item".into())
             }
@@ -66,16 +69,21 @@ impl<'a> Conversation<'a> {
         let content = item.content.ok_or("content: a string or a list of parts is required")?;
         match &*role {
             "assistant" => {
-                let text = OrList::Text(joined(content)?);
+                let text = joined(content)?;
                 let thoughts = self.take_thoughts();
                 match self.messages.last_mut() {
-                    // Its calls came first.
-                    Some(last) if &*last.role == "assistant" && last.content.is_none() => {
-                        last.content = Some(text)
+                    // Its calls came first, and their results have to stand right behind them.
+                    Some(last) if &*last.role == "assistant" && last.tool_calls.is_some() => {
+                        last.content = Some(OrList::Text(match last.content.take() {
+                            Some(OrList::Text(before)) => [&*before, "\n\n", &*text].concat().into(),
+                            _ => text,
+                        }));
+                        last.reasoning_content = last.reasoning_content.take().or(thoughts);
                     }
-                    _ => self
-                        .messages
-                        .push(Message { reasoning_content: thoughts, ..Message::new("assistant", text) }),
+                    _ => {
+                        let message = Message::new("assistant", OrList::Text(text));
+                        self.messages.push(Message { reasoning_content: thoughts, ..message });
+                    }
                 }
             }
             "user" => self.messages.push(Message::new("user", parts(content)?)),
@@ -113,10 +121,11 @@ impl<'a> Conversation<'a> {
         if !self.calls.contains(&id) {
             return Err(format!("call_id: no call before it has the id {:?}", &*id));
         }
-        let text = match item.output.ok_or("output: a string or a list of parts is required")? {
-            Output::Said(OrList::Text(text)) => text,
-            Output::Other => Text::default(),
-            Output::Said(OrList::List(list)) => {
+        let output = item.output.as_ref().and_then(Json::borrowed);
+        let output = output.ok_or("output: a string or a list of parts is required")?;
+        let text = match part::<OrList<'_, Part<'_>>>("output", output)? {
+            OrList::Text(text) => text,
+            OrList::List(list) => {
                 let all =
                     list.into_iter().enumerate().map(|(at, part)| native(part, &format!("output.{at}")));
                 let (texts, images): (Vec<_>, Vec<_>) =

@@ -124,10 +124,13 @@ impl Called<'_> {
     }
 
     /// Of whole arguments, JSON.
-    pub(crate) fn write_whole(&self, arguments: &str, out: &mut Vec<u8>) {
+    pub(crate) fn write_whole(&self, arguments: &str, status: &str, out: &mut Vec<u8>) {
         match self.stands.is_some_and(|stands| stands.custom) {
-            true => self.write(&Arguments::Input(&custom::whole(arguments)), "completed", out),
-            false => self.write(&Arguments::Said(&Escaped::of(arguments)), "completed", out),
+            true => self.write(&Arguments::Input(&custom::whole(arguments)), status, out),
+            false => {
+                let arguments = if arguments.is_empty() { "{}" } else { arguments };
+                self.write(&Arguments::Said(&Escaped::of(arguments)), status, out);
+            }
         }
     }
 }

@@ -20,12 +20,14 @@ pub(crate) fn response(native: &[u8], seed: u64, asked: &Asked) -> Result<Vec<u8
         let words = Escaped::of(words);
         items.push(made(|out| item::message(&id, Some(&words), status, out)));
     }
-    for call in &whole.calls {
+    for (at, call) in whole.calls.iter().enumerate() {
+        // The answer came to its length inside the last one.
+        let status = if at + 1 == whole.calls.len() { status } else { "completed" };
         let stands = asked.names.behind(&call.name);
         let prefix = if stands.is_some_and(|stands| stands.custom) { "ctc" } else { "fc" };
         let id = item::id(prefix, seed, items.len() as u64);
         let called = Called { id: &id, call_id: &call.id, name: &call.name, stands };
-        items.push(made(|out| called.write_whole(&call.arguments, out)));
+        items.push(made(|out| called.write_whole(&call.arguments, status, out)));
     }
     let id = item::id("resp", seed, u64::MAX - 1);
     let (created, usage) = (whole.created, Some(whole.usage));

@@ -12,7 +12,7 @@ pub fn whole(body: &[u8], seed: u64, model: &str) -> Result<Value, String> {
     let mut parts = Vec::new();
     parts.extend(whole.thoughts.as_ref().map(|text| json!({"text": text, "thought": true})));
     parts.extend(whole.words.as_ref().map(|text| json!({"text": text})));
-    parts.extend(whole.calls.iter().map(|call| function_call(&call.id, &call.name, &call.arguments)));
+    parts.extend(whole.calls.iter().map(|call| function_call(&call.id, &call.name, call.object())));
     Ok(response(parts, Some(&whole.finish), Some(&whole.usage), model))
 }
 

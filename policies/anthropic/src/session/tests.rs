@@ -175,7 +175,7 @@ fn every_field_of_a_wrong_kind_is_named() {
     check(json!({"thinking": {}}), "thinking.type: this field is required");
     check(json!({"output_config": {"effort": 5}}), "output_config.effort: invalid type");
     check(json!({"system": [{"type": "image"}]}), "system.0.text: a string is required");
-    check(json!({"tools": [{"input_schema": {}}]}), "tools.0.name: this field is required");
+    check(json!({"tools": [{"input_schema": {}}]}), "tools.0.name: a non-empty string is required");
     check(json!({"tools": [{"name": "f"}]}), "tools.0.input_schema: an object is required");
     check(json!({"tools": [{"name": "f", "input_schema": "x"}]}), "tools.0.input_schema: expected an object");
     let tool = json!([{"name": "f", "input_schema": {}}]);
@@ -248,7 +248,7 @@ fn a_thread_is_refused_so_that_the_client_goes_on_without() {
 fn what_is_not_known_is_no_error() {
     let got = chat(
         json!({"model": "m", "max_tokens": 5, "container": null, "mcp_servers": [{}], "service_tier": 5,
-        "system": null, "tools": null, "tool_choice": null, "thinking": null, "metadata": null, "stop_sequences": [],
+        "system": null, "tools": [{"type": "mcp_toolset", "mcp_server_name": "x"}], "tool_choice": null, "thinking": null, "metadata": null, "stop_sequences": [],
         "output_config": {"task_budget": {}}, "context_management": [1], "stream": false,
         "messages": [{"role": "user", "content": [{"type": "text", "text": "hi", "citations": 7}], "id": 5},
             {"role": "assistant", "content": [{"type": "server_tool_use", "id": "s", "name": "web_search", "input": {}},

@@ -116,7 +116,11 @@ impl Blocks {
     /// Which call a piece is of: by its index, and where it has none by its id, and without that the last one.
     fn slot(&self, piece: &CallPiece<'_>, at: usize) -> usize {
         let found = match (piece.index, piece.id.as_deref().filter(|id| !id.is_empty())) {
-            (Some(index), _) => self.calls.iter().position(|call| call.native_index == index),
+            // A new id and a name under an index that was had: a new call.
+            (Some(index), id) => {
+                let last = self.calls.iter().rposition(|call| call.native_index == index);
+                last.filter(|&slot| !is_another(&self.calls[slot], id, piece))
+            }
             (None, Some(id)) => self.calls.iter().position(|call| call.id == id),
             (None, None) if at == 0 => self.calls.len().checked_sub(1),
             (None, None) => self.calls.iter().position(|call| call.native_index == at as u64),
@@ -176,6 +180,11 @@ impl Blocks {
             to.close(open.kind(), false, out);
         }
     }
+}
+
+fn is_another(call: &Call, id: Option<&str>, piece: &CallPiece<'_>) -> bool {
+    let named = piece.function.as_ref().and_then(|f| f.name.as_ref()).is_some_and(|name| !name.is_empty());
+    named && id.is_some_and(|id| !call.id.is_empty() && call.id != id)
 }
 
 fn too_much(what: &str) -> NativeError {

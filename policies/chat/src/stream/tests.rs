@@ -200,6 +200,27 @@ fn other_choices_and_stop_texts() {
     );
 }
 
+/// Servers that give every call the same index.
+#[test]
+fn two_calls_under_one_index() {
+    let chunks = [
+        calls(json!([call(json!(0), json!("a"), json!("f"), "{}")])),
+        calls(json!([call(json!(0), json!("b"), json!("g"), "{")])),
+        calls(json!([call(json!(0), Value::Null, Value::Null, "}")])),
+        finish("tool_calls"),
+    ];
+    check(&chunks, r#"begin(0) [call a:f "{}" call] [call b:g "{" "}" call] end(Called 0)"#);
+}
+
+/// Not yet, say some servers with an empty text.
+#[test]
+fn an_empty_finish_reason_is_none() {
+    let mut hi = delta(json!({"content": "hi"}));
+    hi["choices"][0]["finish_reason"] = "".into();
+    hi["usage"] = usage()["usage"].clone();
+    check(&[hi], r#"begin(3) [words "hi"fail(502 the model's stream broke off before its end; try again)"#.replace("\"fail", "\" fail").as_str());
+}
+
 #[test]
 fn what_is_held_is_bounded() {
     let many: Vec<Value> =

@@ -191,6 +191,61 @@ fn what_is_echoed_is_one_line() {
     assert_eq!(events[0]["response"]["tools"], tools()["tools"]);
 }
 
+/// Items that other servers made, in shapes of their own, are left out.
+#[test]
+fn what_others_made_is_left_out() {
+    let body = json!({"model": "m", "input": [{"role": "user", "content": "x"},
+        {"type": "shell_call_output", "call_id": "c", "output": [{"stdout": "", "outcome": {}}]},
+        {"type": "mcp_list_tools", "tools": [{"name": "f", "input_schema": {}}]},
+        {"type": "web_search_call", "action": {"type": "search"}}]});
+    assert_eq!(asked(&body).unwrap().1["messages"], json!([{"role": "user", "content": "x"}]));
+}
+
+/// Results have to stand right behind the calls, wherever the assistant's words came.
+#[test]
+fn words_between_calls_and_results_are_the_callers() {
+    let body = json!({"model": "m", "input": [{"role": "assistant", "content": "a"},
+        {"type": "function_call", "call_id": "c", "name": "f", "arguments": "{}"},
+        {"type": "reasoning", "content": [{"type": "reasoning_text", "text": "hm"}]}, {"role": "assistant", "content": "b"},
+        {"type": "function_call_output", "call_id": "c", "output": "x"}]});
+    let (_, native) = asked(&body).unwrap();
+    let roles: Vec<&Value> = native["messages"].as_array().unwrap().iter().map(|m| &m["role"]).collect();
+    assert_eq!(roles, ["assistant", "tool"]);
+    let first = &native["messages"][0];
+    assert_eq!((&first["content"], &first["reasoning_content"]), (&json!("a\n\nb"), &json!("hm")));
+}
+
+/// A call that the answer's length cut short is no call to be made.
+#[test]
+fn a_call_that_was_cut_says_so() {
+    let calls = json!([{"index": 0, "id": "a", "function": {"name": "f", "arguments": "{\"path\":\"a"}},
+        {"index": 1, "id": "b", "function": {"name": "patch", "arguments": "{\"input\":\"abc"}}]);
+    let check = |calls: Value, item: &Value| {
+        let (session, _) = asked(&tools()).unwrap();
+        let whole = json!({"choices": [{"message": {"tool_calls": calls}, "finish_reason": "length"}]});
+        let whole: Value =
+            serde_json::from_slice(&session.response(200, whole.to_string().as_bytes()).unwrap()).unwrap();
+        let (mut session, _) = asked(&tools()).unwrap();
+        let events = said(
+            &mut session,
+            &[json!({"choices": [{"delta": {"tool_calls": calls}, "finish_reason": "length"}]})],
+        );
+        for output in [&whole["output"], &events.last().unwrap()["response"]["output"]] {
+            let mut last = output[0].clone();
+            last.as_object_mut().unwrap().remove("id");
+            assert_eq!(&last, item);
+        }
+    };
+    check(
+        json!([calls[0]]),
+        &json!({"type": "function_call", "status": "incomplete", "call_id": "a", "name": "f", "arguments": "{\"path\":\"a"}),
+    );
+    check(
+        json!([calls[1]]),
+        &json!({"type": "custom_tool_call", "status": "incomplete", "call_id": "b", "name": "patch", "input": "abc"}),
+    );
+}
+
 /// What is thought is kept by clients that store nothing, and comes back with the next turn.
 #[test]
 fn thoughts_go_round() {
