@@ -341,7 +341,7 @@ async fn who_makes_room_goes_on_where_it_was() {
     assert!(rig.stats.displaced() > 0);
     // The last word is told before what it was computed with is given back.
     let back = || rig.stats.blocks()[1..] == [9, 9];
-    let waited = std::time::Instant::now();
+    let waited = Instant::now();
     while !back() && waited.elapsed() < Duration::from_secs(10) {
         tokio::time::sleep(Duration::from_millis(1)).await;
     }
