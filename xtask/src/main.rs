@@ -28,7 +28,7 @@ struct Cli {
 
 #[derive(Subcommand)]
 enum Task {
-    /// Fetch everything that the other tasks need, pinned: wasm target, Python SDKs, demo model
+    /// Fetch everything that the other tasks need, pinned: wasm target, Python and TypeScript SDKs, demo model
     Setup(setup::Args),
     /// Build each policy to a component in target/policies
     BuildPolicies,
