@@ -249,7 +249,7 @@ async fn coding_agents_are_at_home() {
     assert!(text.contains("\"model\":\"claude-haiku-4-5\""), "{text}");
 }
 
-/// An answer of 68 KB, whole, in one event and in thousands: some dialects say it several times.
+/// An answer of 68 KB, whole, in one event and in many: some dialects say it several times.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_long_answer_is_no_fault() {
     let node = TestNode::with_model().await;
