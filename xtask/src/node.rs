@@ -32,14 +32,12 @@ pub(crate) fn sdks(python: &Path) -> Result<()> {
         fs::remove_file(&program)?;
     }
     std::os::unix::fs::symlink(home.join("bin/node"), &program)?;
+    let install = ["ci", "--ignore-scripts", "--no-audit", "--no-fund", "--loglevel", "error"];
     let mut npm = Command::new(&program);
-    npm.arg(home.join("lib/node_modules/npm/bin/npm-cli.js")).args([
-        "ci",
-        "--ignore-scripts",
-        "--no-audit",
-        "--no-fund",
-    ]);
-    sh::run(npm.args(["--loglevel", "error"]).current_dir(&to))
-        .context("the TypeScript SDKs cannot be installed; check that npm reaches its registry (npm config get registry)")?;
+    npm.arg(home.join("lib/node_modules/npm/bin/npm-cli.js")).args(install).current_dir(&to);
+    // The machine's own npm, where there is one, knows of proxies and certificates that this one does not.
+    sh::run(&mut npm).or_else(|_| sh::run(Command::new("npm").args(install).current_dir(&to))).context(
+        "the TypeScript SDKs cannot be installed; check that npm reaches its registry (npm config get registry)",
+    )?;
     Ok(fs::write(stamp, wanted)?)
 }
