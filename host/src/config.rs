@@ -3,6 +3,7 @@
 mod address;
 mod admin;
 mod catalogue;
+mod defaults;
 mod explain;
 mod keys;
 mod node;
@@ -16,6 +17,7 @@ mod tls;
 pub use address::Address;
 pub use admin::{AdminKey, AdminKeys, Role};
 pub use catalogue::{Catalogue, Model, Resolved};
+pub use defaults::Defaults;
 pub use explain::{ConfigError, nearest};
 pub use keys::{Cap, Key, Keys, LONGEST_WINDOW, Limits, Quantity, digest};
 pub use node::{NodeConfig, Offer, Serves};

@@ -1,18 +1,18 @@
 //! The HTTP API. Requests are read, checked and turned into text here; computing is the device's.
 
+mod answer;
 mod body;
 mod chat;
 mod completions;
+mod embeddings;
 mod error;
 mod fields;
-mod generate;
 mod layers;
 mod lifecycle;
 mod meta;
 mod params;
 mod remember;
 mod sse;
-mod stop;
 mod tokenize;
 mod tokens;
 mod watch;
@@ -27,7 +27,7 @@ use neuron_protocol::Discovery;
 use sha2::{Digest, Sha256};
 use tokio::sync::watch::Receiver;
 
-use crate::{config::Token, registry::Registry};
+use crate::{config::Token, engine::GuideThreads, registry::Registry};
 
 /// What every handler has.
 pub(crate) struct App {
@@ -39,13 +39,18 @@ pub(crate) struct App {
     /// By SHA-256 of each: equal lengths compare in equal time.
     tokens: Vec<([u8; 32], Token)>,
     tokenizing: tokens::Tokenizing,
+    guides: GuideThreads,
     watchers: watch::Watchers,
     /// Whether the daemon stops.
     stopped: Receiver<bool>,
 }
 
 impl App {
-    pub(crate) fn new(registry: Arc<Registry>, bound: SocketAddr, stopped: Receiver<bool>) -> Arc<Self> {
+    pub(crate) fn new(
+        registry: Arc<Registry>,
+        bound: SocketAddr,
+        stopped: Receiver<bool>,
+    ) -> std::io::Result<Arc<Self>> {
         let digest = |token: &Token| (Sha256::digest(&token.secret).into(), token.clone());
         let tokens = registry.config.tokens.iter().map(digest).collect();
         // Nobody can connect to "any address"; loopback means the host that was asked.
@@ -54,7 +59,20 @@ impl App {
         let discovery = meta::discover(&registry);
         let (started, tokenizing) = (Instant::now(), tokens::Tokenizing::new());
         let watchers = watch::Watchers::new();
-        Arc::new(Self { registry, discovery, url, started, tokens, tokenizing, watchers, stopped })
+        // One core goes on computing.
+        let cores = std::thread::available_parallelism().map_or(1, usize::from);
+        let guides = GuideThreads::start((cores / 2).max(1))?;
+        Ok(Arc::new(Self {
+            registry,
+            discovery,
+            url,
+            started,
+            tokens,
+            tokenizing,
+            guides,
+            watchers,
+            stopped,
+        }))
     }
 }
 
@@ -73,9 +91,10 @@ pub(crate) fn router(app: Arc<App>) -> Router {
         .route("/models/{*path}", get(lifecycle::about))
         .route("/defrag", post(lifecycle::defrag))
         .route("/tokenize", post(tokenize::tokenize))
+        .route("/detokenize", post(tokenize::detokenize))
         .route("/v1/chat/completions", post(chat::chat))
         .route("/v1/completions", post(completions::completions))
-        .route("/v1/embeddings", post(completions::embeddings))
+        .route("/v1/embeddings", post(embeddings::embeddings))
         .fallback(error::no_such_path)
         .method_not_allowed_fallback(error::wrong_method)
         .layer(middleware::from_fn_with_state(Arc::clone(&app), layers::authenticate))

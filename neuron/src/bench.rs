@@ -9,7 +9,7 @@ use anyhow::Context;
 use serde_json::json;
 
 use crate::{
-    engine::{Backend, Batch, CpuBackend, KvFormat, Model, Part, Room},
+    engine::{Backend, Batch, CpuBackend, KvFormat, Model, Part, Room, Rows},
     preflight,
 };
 
@@ -79,7 +79,8 @@ fn fill(model: &mut dyn Model, prompt: &[u32], blocks: &[u32]) -> anyhow::Result
     for (n, tokens) in prompt.chunks(most).enumerate() {
         let position = n * most;
         let last = position + tokens.len() == prompt.len();
-        let parts = [Part { len: tokens.len(), position, blocks, logits: last }];
+        let parts =
+            [Part { len: tokens.len(), position, blocks, rows: if last { Rows::Last } else { Rows::None } }];
         let logits = model.forward(&Batch { tokens, parts: &parts })?;
         if last {
             next = likeliest(logits.data);
@@ -91,7 +92,7 @@ fn fill(model: &mut dyn Model, prompt: &[u32], blocks: &[u32]) -> anyhow::Result
 fn draw(model: &mut dyn Model, args: &BenchArgs, first: u32, blocks: &[u32]) -> anyhow::Result<()> {
     let mut next = first;
     for n in 0..args.decode {
-        let parts = [Part { len: 1, position: args.prefill + n, blocks, logits: true }];
+        let parts = [Part { len: 1, position: args.prefill + n, blocks, rows: Rows::Last }];
         next = likeliest(model.forward(&Batch { tokens: &[next], parts: &parts })?.data);
     }
     Ok(())

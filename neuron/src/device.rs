@@ -37,6 +37,9 @@ pub enum Failure {
     NotLoaded,
     #[error("the model was unloaded while the request ran")]
     Cut,
+    /// What binds the answer cannot be followed any further.
+    #[error("the answer's grammar failed: {0}")]
+    Grammar(String),
     #[error("the client took nothing of its answer for a minute")]
     Stalled,
     /// The library's own words.

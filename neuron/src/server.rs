@@ -41,7 +41,7 @@ impl Server {
         registry.preload();
 
         let (stopping, mut stopped) = watch::channel(false);
-        let router = api::router(App::new(Arc::clone(&registry), address, stopped.clone()));
+        let router = api::router(App::new(Arc::clone(&registry), address, stopped.clone())?);
         let mut serving = JoinSet::new();
         let serve = axum::serve(listener, router).with_graceful_shutdown(async move {
             // An error means that the server was dropped, which is a stop too.

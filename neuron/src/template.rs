@@ -9,7 +9,9 @@ use serde_json::{Map, Value as Json};
 
 use crate::{
     gguf::{GgufError, Header},
+    reasoning::Marks,
     tokenizer::{Guard, Marked, Tokenizer},
+    tools::{self, Notation},
 };
 
 /// Steps of one rendering; past it the template is taken for one that loops.
@@ -21,6 +23,11 @@ pub struct ChatTemplate {
     bos: String,
     eos: String,
     guard: Guard,
+    /// How calls of tools are written.
+    pub(crate) notation: Notation,
+    /// Where thoughts begin and end.
+    pub(crate) thoughts: Option<Marks>,
+    takes_tools: bool,
 }
 
 /// The names of the two templates that a model may have.
@@ -41,6 +48,16 @@ pub struct Conversation {
     pub tools: Vec<Json>,
     /// Further variables of the template.
     pub arguments: Map<String, Json>,
+}
+
+impl Conversation {
+    /// Whether there are tools, calls or results in it.
+    fn has_tools(&self) -> bool {
+        let is_about = |m: &Map<String, Json>| {
+            m.contains_key("tool_calls") || m.get("role").is_some_and(|r| r == "tool")
+        };
+        !self.tools.is_empty() || self.messages.iter().any(is_about)
+    }
 }
 
 impl ChatTemplate {
@@ -77,7 +94,15 @@ impl ChatTemplate {
             let Some(source) = source else { continue };
             env.add_template_owned(name, python::adapt(source)).map_err(|e| TemplateError(explain(&e)))?;
         }
-        Ok(Self { env, bos: bos.to_owned(), eos: eos.to_owned(), guard })
+        let takes_tools =
+            tool_use.is_some() || ["tools", "tool_calls"].iter().any(|word| source.contains(word));
+        let notation = match tool_use.unwrap_or(source) {
+            known if takes_tools => Notation::of_template(known),
+            _ => Notation::Hermes,
+        };
+        let thoughts = Marks::of_template(source);
+        let (bos, eos) = (bos.to_owned(), eos.to_owned());
+        Ok(Self { env, bos, eos, guard, notation, thoughts, takes_tools })
     }
 
     /// The prompt, ready for the assistant to go on; marked, so it is for [`Tokenizer::encode_guarded`].
@@ -91,6 +116,8 @@ impl ChatTemplate {
     }
 
     fn run(&self, conversation: &Conversation, go_on: bool) -> Result<String, TemplateError> {
+        let rewritten = (!self.takes_tools && conversation.has_tools()).then(|| tools::rewrite(conversation));
+        let conversation = rewritten.as_ref().unwrap_or(conversation);
         let message = |message| python::message(message, &self.guard);
         let messages: Vec<Value> = conversation.messages.iter().map(message).collect::<Result<_, _>>()?;
         let (mut tools, mut arguments) = (conversation.tools.clone(), conversation.arguments.clone());

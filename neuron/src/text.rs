@@ -1,10 +1,12 @@
 //! The text side of a model: its tokenizer and chat template. No weights are needed for it.
 
-use std::path::Path;
+use std::{path::Path, sync::OnceLock};
 
 use crate::{
+    defaults::Defaults,
     folder::FolderError,
     gguf::{GgufError, Header},
+    grammar::{GrammarError, Grammars},
     template::{ChatTemplate, Conversation, TemplateError},
     tokenizer::{Tokenizer, TokenizerError},
 };
@@ -15,6 +17,10 @@ pub struct TextModel {
     pub tokenizer: Tokenizer,
     /// `None`: a model that was not made for conversations.
     pub template: Option<ChatTemplate>,
+    /// What stands in for settings that a request leaves out.
+    pub(crate) defaults: Defaults,
+    /// Made when the first request asks for one: most never do.
+    grammars: OnceLock<Result<Grammars, GrammarError>>,
 }
 
 /// Why a model's files yield no text side.
@@ -33,14 +39,16 @@ impl TextModel {
     pub fn from_header(header: &Header) -> Result<Self, TextError> {
         let tokenizer = Tokenizer::from_header(header)?;
         let template = ChatTemplate::from_header(header, &tokenizer)?;
-        Ok(Self { tokenizer, template })
+        let defaults = Defaults::from_header(header);
+        Ok(Self { tokenizer, template, defaults, grammars: OnceLock::new() })
     }
 
     /// As [`Self::from_header`], for a model that comes as a folder.
     pub fn from_folder(folder: &Path) -> Result<Self, TextError> {
         let tokenizer = Tokenizer::from_folder(folder)?;
         let template = ChatTemplate::from_folder(folder, &tokenizer)?;
-        Ok(Self { tokenizer, template })
+        let defaults = Defaults::from_folder(folder)?;
+        Ok(Self { tokenizer, template, defaults, grammars: OnceLock::new() })
     }
 
     /// Text of a conversation, ready for the assistant to go on: for [`Tokenizer::encode_guarded`].
@@ -55,5 +63,11 @@ impl TextModel {
     /// does not take such a conversation.
     pub fn render_history(&self, conversation: &Conversation) -> Option<String> {
         self.template.as_ref()?.render_history(conversation).ok()
+    }
+
+    /// What compiles grammars for this model's answers.
+    pub(crate) fn grammars(&self) -> Result<&Grammars, GrammarError> {
+        let made = self.grammars.get_or_init(|| Grammars::new(&self.tokenizer));
+        made.as_ref().map_err(GrammarError::clone)
     }
 }

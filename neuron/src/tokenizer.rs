@@ -120,7 +120,7 @@ impl Tokenizer {
         Guard::new(self.control.clone())
     }
 
-    fn with_start(&self, mut ids: Vec<u32>) -> Vec<u32> {
+    pub(crate) fn with_start(&self, mut ids: Vec<u32>) -> Vec<u32> {
         if let Some(bos) = self.bos.filter(|bos| self.add_bos && ids.first() != Some(bos)) {
             ids.insert(0, bos);
         }
@@ -130,6 +130,22 @@ impl Tokenizer {
     /// Bytes of text that the id stands for; empty for control tokens and ids out of range.
     pub fn piece(&self, id: u32) -> &[u8] {
         self.pieces.get(id as usize).map_or(&[], |piece| piece)
+    }
+
+    /// The id as the vocabulary spells it, control tokens too; empty out of range.
+    pub fn spelling_of(&self, id: u32) -> &str {
+        self.texts.get(id as usize).map_or("", String::as_str)
+    }
+
+    /// The control token that is spelled so.
+    pub fn control_id(&self, spelling: &str) -> Option<u32> {
+        self.control.iter().any(|control| control == spelling).then_some(())?;
+        self.id_of(spelling).filter(|id| self.piece(*id).is_empty())
+    }
+
+    /// The token that the vocabulary spells so.
+    pub fn id_of(&self, spelling: &str) -> Option<u32> {
+        self.texts.iter().position(|text| text == spelling).and_then(|at| u32::try_from(at).ok())
     }
 
     /// Text of a whole run of ids; what is not UTF-8 becomes U+FFFD.
@@ -155,7 +171,7 @@ impl Tokenizer {
     }
 
     fn spelling(&self, id: Option<u32>) -> &str {
-        id.and_then(|id| self.texts.get(id as usize)).map_or("", String::as_str)
+        id.map_or("", |id| self.spelling_of(id))
     }
 
     /// Tokens that `bytes` of text have at least.

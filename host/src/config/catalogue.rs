@@ -1,5 +1,6 @@
 //! models.toml: what may be asked for, and where it may run.
 
+use super::defaults::Defaults;
 use super::explain::{self, ConfigError, nearest};
 use neuron_protocol::{Cost, Limit};
 use serde::{Deserialize, Serialize};
@@ -62,6 +63,9 @@ pub struct Model {
     /// Loaded when the gateway starts and when a node comes back.
     #[serde(default)]
     pub preload: bool,
+    /// Stand in for what a request leaves out.
+    #[serde(default, skip_serializing_if = "Defaults::is_empty")]
+    pub defaults: Defaults,
 }
 
 /// How many nodes may have it at once.
@@ -148,6 +152,9 @@ impl Catalogue {
             if let Some(Replicas { min, max }) = model.replicas.as_ref().filter(|r| r.max < r.min.max(1)) {
                 let said = format!("models: {}: replicas: from {min} to {max} is no range", model.id);
                 return Err(ConfigError::says(path, said));
+            }
+            if let Err(said) = model.defaults.check() {
+                return Err(ConfigError::says(path, format!("models: {}: {said}", model.id)));
             }
             if let Some(twice) = models.insert(model.id.clone(), model) {
                 return Err(ConfigError::says(path, format!("models: {} is there twice", twice.id)));

@@ -2,6 +2,8 @@
 
 use super::acquire::Work;
 use super::foreign::{Foreign, Outgoing, TRANSLATION_FAILED, Unread};
+use super::recognise::Inference;
+use crate::config::Defaults;
 use crate::fleet::{Assumption, Node, Seat};
 use crate::refusal::{LONGEST_RETRY, Refusal};
 use crate::sse::Framer;
@@ -132,7 +134,9 @@ fn outgoing(
     model: &str,
     foreign: Option<&mut Foreign>,
 ) -> Result<Outgoing, Failed> {
-    let native = work.asked.for_node(model);
+    let plain = Defaults::default();
+    let generates = matches!(work.kind, Inference::Chat | Inference::Completion);
+    let native = work.asked.for_node(model, if generates { &work.target.model.defaults } else { &plain });
     let mut outgoing = match foreign {
         Some(foreign) => foreign.request(work, node, native, model).map_err(Failed::Elsewhere)?,
         None => {

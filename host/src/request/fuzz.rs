@@ -13,7 +13,7 @@ pub(crate) fn body(data: &[u8]) {
     for kind in [Inference::Chat, Inference::Completion, Inference::Embedding, Inference::Tokenize] {
         let Ok(asked) = parse(kind, Bytes::copy_from_slice(data)) else { continue };
         let _hashes = asked.conversation("tenant").entries("m").len();
-        let sent = asked.for_node("the node's");
+        let sent = asked.for_node("the node's", &crate::config::Defaults::default());
         let (Ok(before), Ok(mut after)) =
             (serde_json::from_slice::<Value>(data), serde_json::from_slice::<Value>(&sent))
         else {

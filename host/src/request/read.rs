@@ -1,6 +1,7 @@
 //! A request's body: bounded, and parsed only as far as it is acted on.
 
 use super::recognise::Inference;
+use crate::config::Defaults;
 use crate::fleet::Conversation;
 use crate::refusal::Refusal;
 use bytes::Bytes;
@@ -79,6 +80,32 @@ pub(super) struct Asked {
     pub(super) session: Session,
     /// What the conversation consists of, for those who look for its beginning.
     parts: Parts,
+}
+
+/// Names of fields; values are skipped.
+#[derive(Debug, Default)]
+struct Given(Vec<String>);
+
+impl<'de> Deserialize<'de> for Given {
+    fn deserialize<D: serde::Deserializer<'de>>(from: D) -> Result<Self, D::Error> {
+        struct Names;
+        impl<'de> serde::de::Visitor<'de> for Names {
+            type Value = Given;
+
+            fn expecting(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+                f.write_str("an object")
+            }
+
+            fn visit_map<A: serde::de::MapAccess<'de>>(self, mut map: A) -> Result<Given, A::Error> {
+                let mut names = Vec::new();
+                while let Some((name, _)) = map.next_entry::<String, serde::de::IgnoredAny>()? {
+                    names.push(name);
+                }
+                Ok(Given(names))
+            }
+        }
+        from.deserialize_map(Names)
+    }
 }
 
 /// Where in the body a conversation's parts lie.
@@ -226,15 +253,27 @@ impl Asked {
         Conversation::new(tenant, tools.as_ref().map(text), template_arguments.as_ref().map(text), messages)
     }
 
-    /// The body for a node: `model` under the node's name, and the usage chunk asked for where the
-    /// answer streams. Every other byte is the client's.
-    pub(super) fn for_node(&self, model: &str) -> Bytes {
+    /// The body for a node: `model` under the node's name, the usage chunk asked for where the answer streams, and
+    /// what the operator has stand in for fields that are not there. Every other byte is the client's.
+    pub(super) fn for_node(&self, model: &str, defaults: &Defaults) -> Bytes {
         let mut edits: Vec<(Range<usize>, String)> = Vec::new();
         if model != self.model {
             edits.push((self.model_at.clone(), serde_json::Value::from(model).to_string()));
         }
         if self.stream && !self.usage_wanted {
             edits.push(self.usage_edit());
+        }
+        if !defaults.is_empty() {
+            // Read once more: few models have such settings.
+            let given: Vec<String> =
+                serde_json::from_slice(&self.body).map(|Given(names)| names).unwrap_or_default();
+            let has = |name: &str| given.iter().any(|given| given == name);
+            // One limit under two names.
+            let limits = ["max_tokens", "max_completion_tokens"];
+            let missing = defaults
+                .missing(|name| has(name) || (limits.contains(&name) && limits.iter().any(|name| has(name))));
+            let end = self.model_at.end;
+            edits.push((end..end, missing));
         }
         if edits.is_empty() {
             return self.body.clone();

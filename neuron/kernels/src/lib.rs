@@ -2,7 +2,8 @@
 //!
 //! Reading order: [`cpu`] says which instructions there are; [`quant`] and [`dense`] hold matrices as their
 //! kernels want them, and [`matrix`] shares their products out over the threads of [`pool`]; [`kv`] holds
-//! keys and values in blocks, which [`attention`] goes over; [`ops`] is what lies between.
+//! keys and values in blocks, which [`attention`] goes over; [`ops`] is what lies between, and
+//! [`logits`] what sampling asks of a whole vocabulary.
 //!
 //! One promise holds throughout: what comes out for a token depends on that token's own sequence and on
 //! nothing else, to the last bit. How many others are in the batch, how a prompt was cut into chunks and how
@@ -18,6 +19,7 @@ pub mod attention;
 pub mod cpu;
 pub mod dense;
 pub mod kv;
+pub mod logits;
 pub mod matrix;
 pub mod ops;
 pub mod pool;

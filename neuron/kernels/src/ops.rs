@@ -35,12 +35,13 @@ macro_rules! versions {
         }
     };
 }
+pub(crate) use versions;
 
 /// e^x to about two units in the last place; exactly 0 below -87.3 and never more than e^88.
 ///
 /// The usual reduction to 2^n * e^r with |r| <= ln(2)/2, and Cephes' polynomial for e^r.
 #[inline(always)]
-fn exp<const FMA: bool>(x: f32) -> f32 {
+pub(crate) fn exp<const FMA: bool>(x: f32) -> f32 {
     /// 1.5 * 2^23: adding it rounds to a whole number, which is then in the low bits.
     const ROUND: f32 = 12_582_912.0;
     let clamped = x.clamp(-87.3, 88.0);
@@ -59,7 +60,7 @@ fn exp<const FMA: bool>(x: f32) -> f32 {
 }
 
 #[inline(always)]
-fn sum(lanes: [f32; LANES]) -> f32 {
+pub(crate) fn sum(lanes: [f32; LANES]) -> f32 {
     let mut half: [f32; 8] = std::array::from_fn(|i| lanes[i] + lanes[i + 8]);
     for width in [4, 2, 1] {
         for i in 0..width {

@@ -1,4 +1,7 @@
-//! `POST /v1/completions`: a prompt as it is, without a template; and what is said to `/v1/embeddings`.
+//! `POST /v1/completions`: prompts as they are, without a template.
+
+mod choice;
+mod prompt;
 
 use std::sync::Arc;
 
@@ -8,21 +11,25 @@ use axum::{
     extract::State,
     response::{IntoResponse, Response},
 };
+use bytes::Bytes;
+use futures_util::{Stream, StreamExt, stream};
 use http::HeaderMap;
 use serde_json::{Value, json};
 
 use super::{
     App,
+    answer::{Answer, Part, Usage, prepare, together},
     body::json_object,
     chat::unix_now,
     error::ApiError,
-    fields::{Fields, missing, wrong_type},
-    generate::{Answer, End, Part},
+    fields::Fields,
     layers::unique,
-    params::Params,
+    params::{Endpoint, Params},
     sse, tokens,
 };
-use crate::tokenizer::Tokenizer;
+use crate::text::TextModel;
+use choice::Choice;
+use prompt::{Prompt, middle, prompts};
 
 pub(super) async fn completions(
     State(app): State<Arc<App>>,
@@ -31,112 +38,125 @@ pub(super) async fn completions(
 ) -> Result<Response, ApiError> {
     let object = json_object(body).await?;
     let fields = Fields(&object);
-    let params = Params::parse(fields)?.from(&headers);
-    for name in ["echo", "suffix"] {
-        if fields.get(name).is_some_and(|value| !matches!(value, Value::Bool(false)) && value != "") {
-            let text = format!("{name} is not supported");
-            return Err(ApiError::invalid(name, "unsupported_parameter", text));
-        }
+    let params = Arc::new(Params::parse(fields, Endpoint::Completions)?.from(&headers));
+    let (echo, suffix) = (fields.flag("echo")?, fields.text("suffix")?.filter(|suffix| !suffix.is_empty()));
+    let suffix = suffix.map(str::to_owned);
+    if echo && suffix.is_some() {
+        let text = "echo: what is filled in has no prompt in front that could be told";
+        return Err(ApiError::invalid("echo", "invalid_value", text));
     }
     let ready = app.registry.ready(&params.model).map_err(|why| ApiError::not_ready(&params.model, why))?;
-    let prompt = prompt(fields, &ready.text.tokenizer)?;
+    params.check_ids(ready.text.tokenizer.vocab_size())?;
+    let prompt_logprobs = params.logprobs.filter(|_| echo);
+    if prompt_logprobs.is_some() && !ready.batched {
+        let text = "logprobs: of a prompt they are not told by a model that runs one request at a time";
+        return Err(ApiError::invalid("logprobs", "unsupported_parameter", text));
+    }
+    let prompts = prompts(fields, &ready.text.tokenizer, params.answers)?;
     let seat = Answer::admit(&app, &ready)?;
-    let prompt = match prompt {
-        Prompt::Ids(ids) => ids,
-        Prompt::Text(prompt) => {
-            let (text, window) = (Arc::clone(&ready.text), ready.window());
-            let ids = app.tokenizing.run(move || tokens::of_text(&text, &prompt, window)).await?;
-            ids.map_err(|refused| refused.into_error(ready.context))?
-        }
-    };
-    let answer = Answer::start(&app, ready, seat, prompt, "prompt", &params).await?;
-
-    let (id, created) = (unique("cmpl"), unix_now());
-    let model = params.model;
-    let frame = move |choices: Value| json!({ "id": id, "object": "text_completion", "created": created, "model": model, "choices": choices });
-    if params.stream {
-        return Ok(sse::response(stream(answer, frame, params.include_usage)));
-    }
-    let (text, end) = answer.collect().await?;
-    let mut whole = frame(json!([choice(&text, Some(&end))]));
-    whole["usage"] = end.usage;
-    Ok(Json(whole).into_response())
-}
-
-fn choice(text: &str, end: Option<&End>) -> Value {
-    json!({
-        "index": 0, "text": text, "logprobs": null,
-        "finish_reason": end.map(|end| end.reason),
-        "stop_reason": end.and_then(|end| end.stop.as_deref()),
-    })
-}
-
-fn stream(
-    answer: Answer,
-    frame: impl Fn(Value) -> Value + Send + 'static,
-    include_usage: bool,
-) -> impl futures_util::Stream<Item = bytes::Bytes> + Send {
-    futures_util::stream::unfold(Some((answer, frame)), move |state| async move {
-        let (mut answer, frame) = state?;
-        match answer.next().await? {
-            Ok(Part::Text(text)) => {
-                Some((sse::event(&frame(json!([choice(&text, None)]))), Some((answer, frame))))
-            }
-            Ok(Part::End(end)) => {
-                let mut bytes = sse::event(&frame(json!([choice("", Some(&end))]))).to_vec();
-                if include_usage {
-                    let mut usage = frame(json!([]));
-                    usage["usage"] = end.usage;
-                    bytes.extend_from_slice(&sse::event(&usage));
-                }
-                bytes.extend_from_slice(&sse::done());
-                Some((bytes.into(), None))
-            }
-            Err(error) => Some((sse::event(&error.to_wire()), None)),
-        }
-    })
-}
-
-enum Prompt {
-    Text(String),
-    Ids(Vec<u32>),
-}
-
-/// Text, or token ids; either alone or as an array of one.
-fn prompt(fields: Fields<'_>, tokenizer: &Tokenizer) -> Result<Prompt, ApiError> {
-    let expected = "a string or an array of token ids";
-    let prompt = fields.get("prompt").ok_or_else(|| missing("prompt"))?;
-    let only = match prompt {
-        Value::Array(items) if items.first().is_some_and(|item| !item.is_number()) => {
-            match items.as_slice() {
-                [only] => only,
-                _ => {
-                    let text = "prompt: one prompt a request is taken here";
-                    return Err(ApiError::invalid("prompt", "unsupported_parameter", text));
-                }
-            }
-        }
-        other => other,
-    };
-    match only {
-        Value::String(text) => Ok(Prompt::Text(text.clone())),
-        Value::Array(ids) => {
-            let known = |id: &Value| {
-                let id = id.as_u64().and_then(|id| u32::try_from(id).ok());
-                id.filter(|id| (*id as usize) < tokenizer.vocab_size())
+    let work = {
+        let (ready, params) = (Arc::clone(&ready), Arc::clone(&params));
+        move || {
+            let ids = |prompt| match (prompt, &suffix) {
+                (Prompt::Ids(ids), None) => Ok(ids),
+                (Prompt::Ids(_), Some(_)) => Err(ApiError::invalid(
+                    "suffix",
+                    "invalid_value",
+                    "suffix: it goes with a prompt that is text",
+                )),
+                (Prompt::Text(text), None) => tokens::of_text(&ready.text, &text, ready.window())
+                    .map_err(|refused| refused.into_error(ready.context)),
+                (Prompt::Text(text), Some(suffix)) => middle(&ready, &text, suffix),
             };
-            let ids = ids.iter().map(|id| known(id).ok_or_else(|| wrong_type("prompt", expected, id)));
-            Ok(Prompt::Ids(ids.collect::<Result<_, _>>()?))
+            let all =
+                prompts.into_iter().map(|prompt| Ok((ids(prompt)?, prepare(&ready, &params, None, None)?)));
+            all.collect::<Result<Vec<_>, ApiError>>()
         }
-        other => Err(wrong_type("prompt", expected, other)),
+    };
+    let mut plans = Vec::new();
+    let mut choices = Vec::new();
+    for (number, (ids, prepared)) in app.tokenizing.run(work).await??.into_iter().enumerate() {
+        plans.push(prepared.plans(&app, &ready, &params, &ids, prompt_logprobs, "prompt")?);
+        let ids: Arc<[u32]> = ids.into();
+        choices.extend((0..params.answers).map(|_| Choice::new(number, echo, &params, Arc::clone(&ids))));
+    }
+    let answers = Answer::start_all(&app, &ready, seat, plans, &params).await?;
+    let frame = Frame {
+        id: unique("cmpl"),
+        created: unix_now(),
+        model: params.model.clone(),
+        include_usage: params.include_usage,
+        text: Arc::clone(&ready.text),
+    };
+    if params.stream {
+        return Ok(sse::response(chunks(answers, choices, frame)));
+    }
+    whole(answers, choices, &frame).await.map(|whole| Json(whole).into_response())
+}
+
+/// What all objects of one answer share.
+struct Frame {
+    id: String,
+    created: u64,
+    model: String,
+    include_usage: bool,
+    text: Arc<TextModel>,
+}
+
+impl Frame {
+    fn fill(&self, choices: Value) -> Value {
+        let Self { id, created, model, .. } = self;
+        json!({ "id": id, "object": "text_completion", "created": created, "model": model, "choices": choices })
     }
 }
 
-/// No model here embeds: said as a client's SDK understands it.
-pub(super) async fn embeddings(State(app): State<Arc<App>>, body: Body) -> Result<Response, ApiError> {
-    let object = json_object(body).await?;
-    let model = Fields(&object).text("model")?.ok_or_else(|| missing("model"))?;
-    app.registry.ready(model).map_err(|why| ApiError::not_ready(model, why))?;
-    let text = format!("{model} writes text and makes no embeddings");
-    Err(ApiError::invalid("model", "embeddings_unsupported", text))
+async fn whole(answers: Vec<Answer>, mut choices: Vec<Choice>, frame: &Frame) -> Result<Value, ApiError> {
+    let mut usages = Vec::new();
+    let mut parts = together(answers);
+    while let Some((index, part)) = parts.next().await {
+        let Some(choice) = choices.get_mut(index) else { continue };
+        let part = part?;
+        if let Part::End(end) = &part {
+            usages.push((choice.prompt_number(), end.usage));
+        }
+        choice.take(part, &frame.text.tokenizer);
+    }
+    let told =
+        choices.iter_mut().enumerate().map(|(index, choice)| choice.told(index, &frame.text.tokenizer));
+    let mut whole = frame.fill(told.collect());
+    whole["usage"] = Usage::told(&usages);
+    Ok(whole)
+}
+
+fn chunks(answers: Vec<Answer>, choices: Vec<Choice>, frame: Frame) -> impl Stream<Item = Bytes> + Send {
+    let state = (together(answers), choices, frame, Vec::new());
+    stream::unfold(Some(state), |state| async move {
+        let (mut parts, mut choices, frame, mut usages) = state?;
+        let (index, part) = parts.next().await?;
+        let part = match part {
+            Ok(part) => part,
+            // The status has gone out: the error is an event, and the stream ends without [DONE].
+            Err(error) => return Some((sse::event(&error.to_wire()), None)),
+        };
+        let choice = choices.get_mut(index)?;
+        if let Part::End(end) = &part {
+            usages.push((choice.prompt_number(), end.usage));
+        }
+        choice.take(part, &frame.text.tokenizer);
+        let mut bytes = Vec::new();
+        if choice.has_news() {
+            let told = choice.told(index, &frame.text.tokenizer);
+            bytes.extend_from_slice(&sse::event(&frame.fill(json!([told]))));
+        }
+        if usages.len() < choices.len() {
+            return Some((bytes.into(), Some((parts, choices, frame, usages))));
+        }
+        if frame.include_usage {
+            let mut usage = frame.fill(json!([]));
+            usage["usage"] = Usage::told(&usages);
+            bytes.extend_from_slice(&sse::event(&usage));
+        }
+        bytes.extend_from_slice(&sse::done());
+        Some((bytes.into(), None))
+    })
 }

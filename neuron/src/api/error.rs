@@ -106,6 +106,7 @@ impl ApiError {
                 let status = StatusCode::SERVICE_UNAVAILABLE;
                 Self::new(status, "server_error", "model_unloaded", failure.to_string())
             }
+            Failure::Grammar(_) => Self::invalid("", "grammar_failed", failure.to_string()),
             Failure::Stalled => {
                 let status = StatusCode::REQUEST_TIMEOUT;
                 Self::new(status, "invalid_request_error", "client_stalled", failure.to_string())

@@ -11,7 +11,7 @@ use neuron_protocol::prefix::PrefixChain;
 use serde::Deserialize;
 use serde_json::{Map, Value, json, value::RawValue};
 
-use super::App;
+use super::{App, answer::Piece};
 use crate::{device::Marked, engine::Mark, registry::Ready, template::Conversation, text::TextModel};
 
 /// A conversation while its answer comes.
@@ -25,6 +25,8 @@ pub(super) struct Remember {
     /// Prompt and answer.
     tokens: Vec<u32>,
     answer: String,
+    /// The answer is nothing but words.
+    is_plain: bool,
 }
 
 impl Remember {
@@ -46,6 +48,7 @@ impl Remember {
             conversation: Arc::clone(conversation),
             tokens: prompt.to_vec(),
             answer: String::new(),
+            is_plain: true,
         })
     }
 
@@ -53,8 +56,12 @@ impl Remember {
         self.tokens.push(token);
     }
 
-    pub(super) fn text(&mut self, text: &str) {
-        self.answer.push_str(text);
+    pub(super) fn piece(&mut self, piece: &Piece) {
+        match piece {
+            Piece::Text(text) => self.answer.push_str(text),
+            // Clients send thoughts and calls back in a spelling of their own, if at all.
+            Piece::Thought(_) | Piece::Call { .. } | Piece::Arguments(_) => self.is_plain = false,
+        }
     }
 
     /// The answer is whole. The rest happens off the request's path, and only where a thread is free for it.
@@ -68,7 +75,8 @@ impl Remember {
             };
             let chain = request.chain(&self.caller, &self.ready.id);
             let text = &self.ready.text;
-            let marks = marks(text, &self.conversation, chain, &request.messages, &self.answer, &self.tokens);
+            let answer = self.is_plain.then_some(self.answer.as_str());
+            let marks = marks(text, &self.conversation, chain, &request.messages, answer, &self.tokens);
             let Self { app, ready, caller, tokens, .. } = self;
             app.registry.device.mark(Marked { model: ready.key, caller, tokens, marks });
         });
@@ -103,18 +111,18 @@ fn marks(
     conversation: &Conversation,
     chain: PrefixChain,
     raw: &[&RawValue],
-    answer: &str,
+    answer: Option<&str>,
     tokens: &[u32],
 ) -> Vec<Mark> {
     let all = &conversation.messages;
     let instructions = all.iter().take_while(|m| role(m) == "system").count();
-    let answer = json!({ "role": "assistant", "content": answer });
-    let spelled = answer.to_string();
+    let answer = answer.map(|answer| json!({ "role": "assistant", "content": answer }));
+    let spelled = answer.as_ref().map(Value::to_string);
     let mut with_answer = all.clone();
-    with_answer.extend(answer.as_object().cloned());
+    with_answer.extend(answer.as_ref().and_then(Value::as_object).cloned());
 
     let mut chains = vec![chain];
-    for message in raw.iter().map(|raw| raw.get()).chain([spelled.as_str()]) {
+    for message in raw.iter().map(|raw| raw.get()).chain(spelled.as_deref()) {
         chains.extend(chains.last().map(|before| before.then_json(message)));
     }
     let ends = [instructions, all.len(), with_answer.len()];

@@ -53,15 +53,16 @@ impl Tokenizing {
     }
 }
 
-/// Ids of a conversation that may be at most `window` tokens long.
+/// Text and ids of a conversation that may be at most `window` tokens long.
 pub(super) fn of_chat(
     text: &TextModel,
     conversation: &Conversation,
     window: usize,
-) -> Result<Vec<u32>, Refused> {
+) -> Result<(String, Vec<u32>), Refused> {
     let rendered = text.render(conversation).map_err(|e| Refused::Template(e.to_string()))?;
     refuse_length(text, &rendered, window, "messages")?;
-    Ok(text.tokenizer.encode_guarded(&rendered))
+    let ids = text.tokenizer.encode_guarded(&rendered);
+    Ok((rendered, ids))
 }
 
 /// Ids of a plain prompt, in which control tokens are the client's to write, that may be at most `window`

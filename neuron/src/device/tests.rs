@@ -1,7 +1,9 @@
 use std::sync::atomic::AtomicUsize;
 
 use super::*;
-use crate::engine::{Architecture, Batch, Finish, Limits, Logits, Model, Sampling, shape_for_tests};
+use crate::engine::{Architecture, Batch, Finish, Limits, Logits, Model, Rows, Sampling, shape_for_tests};
+
+mod asked;
 
 /// Counts up from each sequence's last input, from 60 back to 40; token 13 panics, 14 fails, 15 gives no number.
 struct Counter {
@@ -9,6 +11,8 @@ struct Counter {
     pace: Duration,
     limits: Limits,
     logits: Vec<f32>,
+    /// Each token is its own state.
+    states: Vec<f32>,
     /// What each position of each block was given.
     memory: Vec<Vec<u32>>,
 }
@@ -21,6 +25,7 @@ impl Counter {
             pace: counters.pace,
             limits,
             logits: Vec::new(),
+            states: Vec::new(),
             memory: vec![vec![0; limits.block]; limits.blocks],
         }
     }
@@ -36,6 +41,7 @@ impl Model for Counter {
         self.steps.fetch_add(1, Ordering::Relaxed);
         assert!(batch.parts.len() <= self.limits.sequences && batch.tokens.len() <= self.limits.tokens);
         self.logits.clear();
+        self.states.clear();
         let mut first = 0;
         for part in batch.parts {
             let tokens = &batch.tokens[first..first + part.len];
@@ -52,19 +58,24 @@ impl Model for Counter {
                 let (before, this) = (at(position - 1), at(position));
                 assert!(this == before + 1 || (before == 60 && this == 40), "{before} before {this}");
             }
-            let last = tokens[part.len - 1];
-            match last {
+            match tokens[part.len - 1] {
                 13 => panic!("unlucky"),
                 14 => return Err(ModelError("no".into())),
-                _ if !part.logits => {}
-                15 => self.logits.extend([f32::NAN; 64]),
-                _ => {
-                    let next = if last == 60 { 40 } else { last + 1 };
-                    self.logits.extend((0..64).map(|token| if token == next { 1.0 } else { 0.0 }));
-                }
+                _ => {}
+            }
+            assert!(part.rows != Rows::All || self.limits.every_row);
+            assert!(!self.limits.whole || part.position == 0);
+            if part.rows == Rows::States {
+                self.states.extend(tokens.iter().map(|token| *token as f32));
+            }
+            for token in &tokens[part.len - part.wanted()..] {
+                let next = if *token == 60 { 40 } else { token + 1 };
+                let logit = |other| if other == next { 1.0 } else { 0.0 };
+                self.logits.extend((0..64).map(|other| if *token == 15 { f32::NAN } else { logit(other) }));
             }
         }
-        Ok(Logits { data: &mut self.logits, vocab: 64 })
+        assert!(self.logits.len() <= 64 * self.limits.sequences);
+        Ok(Logits { data: &mut self.logits, vocab: 64, states: &self.states, width: 1 })
     }
 
     fn weights_bytes(&self) -> u64 {
@@ -80,8 +91,16 @@ struct Counters {
 }
 
 /// One sequence at a time, a few tokens of a prompt a step.
-const ONE: Limits =
-    Limits { sequences: 1, tokens: 2, block: 64, blocks: 1, block_bytes: 0, shares_blocks: false };
+const ONE: Limits = Limits {
+    sequences: 1,
+    tokens: 2,
+    block: 64,
+    blocks: 1,
+    block_bytes: 0,
+    every_row: false,
+    whole: false,
+    shares_blocks: false,
+};
 
 impl Default for Counters {
     fn default() -> Self {
@@ -158,6 +177,13 @@ fn generation(model: ModelKey, caller: &str, prompt: &[u32], max_tokens: usize) 
         sampling: Sampling { temperature: 0.0, ..Sampling::default() },
         end: Arc::new([30]),
         ignore_end: false,
+        min_tokens: 0,
+        stops: Arc::default(),
+        logprobs: None,
+        prompt_logprobs: None,
+        pooling: None,
+        guide: None,
+        thoughts: None,
     }
 }
 
@@ -168,8 +194,8 @@ async fn all(mut events: mpsc::Receiver<Event>) -> (Vec<u32>, Result<Finish, Fai
     let mut tokens = Vec::new();
     loop {
         match events.recv().await.expect("an end comes before the channel closes") {
-            Event::Begun { .. } => {}
-            Event::Token(token) => tokens.push(token),
+            Event::Begun { .. } | Event::Prompt(_) | Event::Vector(_) => {}
+            Event::Token(token, _) => tokens.push(token),
             Event::Done(finish, _) => return (tokens, Ok(finish)),
             Event::Failed(failure) => return (tokens, Err(failure)),
         }
@@ -191,7 +217,7 @@ async fn a_client_that_leaves_stops_its_sequence_within_a_step() {
     let rig = Rig::new(Duration::from_millis(20)).await;
     let mut events = rig.ask(&[1], 60, PATIENT);
     assert_eq!(events.recv().await, Some(Event::Begun { cached: 0 }));
-    assert_eq!(events.recv().await, Some(Event::Token(2)));
+    assert_eq!(events.recv().await, Some(Event::Token(2, None)));
     drop(events);
     // The next one's first token comes while a first sequence that went on would still have the turn.
     let (tokens, _) = all(rig.ask(&[40], 1, PATIENT)).await;
@@ -288,7 +314,7 @@ fn a_client_that_takes_nothing_hears_why_it_ended() {
     let mut sequence = Sequence::new(generation, out, stats.admit(1).unwrap(), now + PATIENT);
     sequence.begin(now, 0);
     while sequence.flush(now) {
-        sequence.draw(&mut [0.0, 1.0]);
+        sequence.draw(&mut [0.0, 1.0], &mut crate::engine::Scratch::default(), true);
     }
     assert!(!sequence.flush(now + Duration::from_secs(59)) && !sequence.is_over());
     assert!(sequence.flush(now + Duration::from_secs(61)) && sequence.is_over());
@@ -299,7 +325,16 @@ fn a_client_that_takes_nothing_hears_why_it_ended() {
 }
 
 fn batching(sequences: usize, blocks: usize) -> Counters {
-    let limits = Limits { sequences, tokens: 16, block: 4, blocks, block_bytes: 0, shares_blocks: true };
+    let limits = Limits {
+        sequences,
+        tokens: 16,
+        block: 4,
+        blocks,
+        block_bytes: 0,
+        every_row: true,
+        whole: false,
+        shares_blocks: true,
+    };
     Counters { limits, ..Counters::default() }
 }
 

@@ -16,7 +16,8 @@ use neuron_kernels::{
 };
 
 use super::{
-    Backend, Batch, Blueprint, Limits, Logits, Model, ModelError, Room, Shape, Weights, candle::Single,
+    Backend, Batch, Blueprint, Limits, Logits, Model, ModelError, Room, Rows, Shape, Weights,
+    candle::{Encoder, Single},
 };
 use layer::Layer;
 use rope::Rotary;
@@ -72,6 +73,8 @@ struct Buffers {
     experts: experts::Buffers,
     /// [sequences, vocab]
     logits: Vec<f32>,
+    /// [tokens, hidden]
+    states: Vec<f32>,
 }
 
 /// What every layer is told of the batch.
@@ -89,6 +92,7 @@ impl Backend for CpuBackend {
     ) -> Result<Box<dyn Model>, ModelError> {
         Ok(match plan {
             Blueprint::Decoder(shape) => Box::new(Decoder::load(*self, weights, shape, room)?),
+            Blueprint::Candle(form) if form.encodes => Box::new(Encoder::load(form, weights, room)?),
             Blueprint::Candle(form) => Box::new(Single::load(form, weights, room)?),
         })
     }
@@ -102,6 +106,8 @@ impl Model for Decoder {
             block: KV_BLOCK,
             blocks: self.cache.blocks(),
             block_bytes: self.cache.block_bytes(),
+            every_row: true,
+            whole: false,
             shares_blocks: true,
         }
     }
@@ -126,6 +132,7 @@ impl Model for Decoder {
             layers[index].attention(shape, pool, rotary, cache, index, buffers, &step);
             layers[index].feed_forward(shape, pool, buffers, &step);
         }
+        self.states(batch);
         Ok(self.logits(batch))
     }
 
@@ -160,18 +167,38 @@ impl Decoder {
         }
     }
 
+    /// The states that are wanted, as the head would have them.
+    fn states(&mut self, batch: &Batch<'_>) {
+        let hidden = self.shape.hidden as usize;
+        let Buffers { x, states, .. } = &mut self.buffers;
+        states.clear();
+        let mut first = 0;
+        for part in batch.parts {
+            let rows = &x[first * hidden..(first + part.len) * hidden];
+            first += part.len;
+            if part.rows != Rows::States {
+                continue;
+            }
+            let start = states.len();
+            states.resize(start + rows.len(), 0.0);
+            for (row, out) in rows.chunks_exact(hidden).zip(states[start..].chunks_exact_mut(hidden)) {
+                ops::rms_norm(row, &self.output_norm, self.shape.epsilon, out);
+            }
+        }
+    }
+
     fn logits(&mut self, batch: &Batch<'_>) -> Logits<'_> {
         let (hidden, vocab) = (self.shape.hidden as usize, self.shape.vocab as usize);
         let mut end = 0;
         let wanted: Vec<usize> = batch
             .parts
             .iter()
-            .filter_map(|part| {
+            .flat_map(|part| {
                 end += part.len;
-                part.logits.then_some(end - 1)
+                end - part.wanted()..end
             })
             .collect();
-        let Buffers { x, input, logits, .. } = &mut self.buffers;
+        let Buffers { x, input, logits, states, .. } = &mut self.buffers;
         let matrix = self.output.as_ref().unwrap_or(&self.embeddings);
         // A rounded activation shows nowhere as it does here, and a second row costs no second read of the matrix.
         let twice = if matrix.rounds_input() { 2 } else { 1 };
@@ -196,6 +223,6 @@ impl Decoder {
                 }
             }
         }
-        Logits { data: &mut logits[..wanted.len() * vocab], vocab }
+        Logits { data: &mut logits[..wanted.len() * vocab], vocab, states, width: hidden }
     }
 }

@@ -10,7 +10,7 @@ mod pace;
 use std::{collections::VecDeque, sync::Arc, time::Instant};
 
 use super::{
-    Batch, Limits, Model, ModelError, Part, Sequence,
+    Batch, Limits, Logits, Model, ModelError, Part, Rows, Scratch, Sequence,
     blocks::{Blocks, Mark},
     queue::Queue,
 };
@@ -29,6 +29,7 @@ pub(crate) struct Lane {
     /// In the order in which they were let in.
     running: Vec<Sequence>,
     pace: Pace,
+    scratch: Scratch,
 }
 
 /// What a step was.
@@ -63,6 +64,7 @@ impl Lane {
             displaced: VecDeque::new(),
             running: Vec::new(),
             pace: Pace::default(),
+            scratch: Scratch::default(),
         }
     }
 
@@ -142,7 +144,8 @@ impl Lane {
             let caller = Arc::clone(next.caller());
             let cached = {
                 let mut chain = std::mem::take(&mut next.chain);
-                let cached = self.blocks.find(&caller, next.tokens(), &mut chain);
+                let known = if next.needs_all() { &[] } else { next.tokens() };
+                let cached = self.blocks.find(&caller, known, &mut chain);
                 // A block for each that runs already, so that nobody is displaced for a newcomer.
                 let spare = self.running.len();
                 let wanted = self.blocks.needed(next.tokens().len() + 1).saturating_sub(chain.blocks.len());
@@ -173,19 +176,30 @@ impl Lane {
         while index < self.running.len() && shares.len() < self.limits.tokens {
             let sequence = &mut self.running[index];
             let draws = sequence.flush(now) && !sequence.has_ended() && sequence.pending() == 1;
-            if draws && self.has_block(index) {
+            if draws && sequence.is_ready() && self.has_block(index) {
                 shares.push(Share { index, tokens: 1 });
             }
             index += 1;
         }
         let room = self.limits.tokens - shares.len();
-        let mut left = room.min(self.pace.prompt_tokens(!shares.is_empty()));
+        let paced = if self.limits.whole { room } else { self.pace.prompt_tokens(!shares.is_empty()) };
+        let mut left = room.min(paced);
+        // Each that runs may want a row of logits; whoever wants more gets what is left of them.
+        let mut rows = self.limits.sequences - self.running.len();
         for (index, sequence) in self.running.iter_mut().enumerate() {
             let pending = sequence.pending();
             if pending < 2 || sequence.has_ended() || left == 0 {
                 continue;
             }
-            let tokens = pending.min(left);
+            let mut tokens = pending.min(left);
+            if self.limits.whole && tokens < pending {
+                // Who does not fit beside the others is the first in a later step.
+                continue;
+            }
+            if sequence.reads_prompt() {
+                tokens = tokens.min(rows + 1);
+                rows -= tokens - 1;
+            }
             left -= tokens;
             shares.push(Share { index, tokens });
         }
@@ -221,25 +235,42 @@ impl Lane {
             let sequence = &self.running[*index];
             let position = sequence.done();
             tokens.extend_from_slice(&sequence.tokens()[position..position + len]);
-            let logits = *len == sequence.pending();
-            parts.push(Part { len: *len, position, blocks: &sequence.chain.blocks, logits });
+            let rows = match *len == sequence.pending() {
+                _ if sequence.is_pooled() => Rows::States,
+                _ if sequence.reads_prompt() => Rows::All,
+                true => Rows::Last,
+                false => Rows::None,
+            };
+            parts.push(Part { len: *len, position, blocks: &sequence.chain.blocks, rows });
         }
         let drawing = shares.iter().filter(|share| share.tokens == 1).count();
         let prompt = tokens.len() - drawing;
         let started = Instant::now();
         let logits = self.model.forward(&Batch { tokens: &tokens, parts: &parts })?;
-        let wants: Vec<bool> = parts.iter().map(|part| part.logits).collect();
+        let wants: Vec<usize> = parts.iter().map(Part::wanted).collect();
         drop(parts);
-        let mut rows = logits.data.chunks_exact_mut(logits.vocab);
-        for (Share { index, tokens }, wants) in shares.iter().zip(wants) {
+        let Logits { data: mut rest, vocab, states: mut pooled, width } = logits;
+        for (Share { index, tokens }, wanted) in shares.iter().zip(wants) {
+            let (rows, others) = rest.split_at_mut(wanted * vocab);
+            rest = others;
             let sequence = &mut self.running[*index];
+            if sequence.reads_prompt() {
+                sequence.tell_prompt(sequence.done(), rows, vocab);
+            }
             sequence.advance(*tokens);
+            if sequence.is_pooled() {
+                let (states, others) = pooled.split_at(tokens * width);
+                pooled = others;
+                sequence.pool(states, width);
+            }
             let caller = Arc::clone(sequence.caller());
             let mut chain = std::mem::take(&mut sequence.chain);
             self.blocks.seal(&caller, &mut chain, sequence.tokens(), sequence.done());
             sequence.chain = chain;
-            if wants && let Some(row) = rows.next() {
-                sequence.draw(row);
+            if sequence.pending() == 0
+                && let Some(start) = rows.len().checked_sub(vocab)
+            {
+                sequence.draw(&mut rows[start..], &mut self.scratch, self.limits.every_row);
             }
         }
         let took = started.elapsed();

@@ -22,7 +22,7 @@ pub trait Model {
 /// What a model can take.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Limits {
-    /// Sequences in one forward.
+    /// Sequences in one forward; as many rows of logits are wanted of one at most.
     pub sequences: usize,
     /// Tokens in one forward.
     pub tokens: usize,
@@ -32,6 +32,10 @@ pub struct Limits {
     pub blocks: usize,
     /// Bytes of a block; 0 where that is not known.
     pub block_bytes: usize,
+    /// Whether logits may be wanted of every token of a part, and tokens be run again.
+    pub every_row: bool,
+    /// Whether a prompt is run in one step, because each of its tokens sees all others.
+    pub whole: bool,
     /// Whether a full block may be used by several sequences that begin alike.
     pub shares_blocks: bool,
 }
@@ -52,15 +56,41 @@ pub struct Part<'a> {
     pub position: usize,
     /// For every position up to the last of these tokens.
     pub blocks: &'a [u32],
-    /// Whether the logits after the last token are wanted.
-    pub logits: bool,
+    /// Which logits are wanted.
+    pub rows: Rows,
 }
 
-/// Logits of those parts that want them: `[parts, vocab]`.
+/// Of which tokens of a part the logits after them are wanted.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Rows {
+    None,
+    Last,
+    /// Only where the model's limits say that it can.
+    All,
+    /// No logits, but the state after each token.
+    States,
+}
+
+impl Part<'_> {
+    /// Rows of logits that it wants.
+    pub fn wanted(&self) -> usize {
+        match self.rows {
+            Rows::None | Rows::States => 0,
+            Rows::Last => 1,
+            Rows::All => self.len,
+        }
+    }
+}
+
+/// What a forward gives, in the batch's order.
 #[derive(Debug)]
 pub struct Logits<'a> {
+    /// Of those tokens that want them: `[tokens, vocab]`.
     pub data: &'a mut [f32],
     pub vocab: usize,
+    /// States, normalised for the head, of the parts that want them: `[tokens, width]`.
+    pub states: &'a [f32],
+    pub width: usize,
 }
 
 /// How much a model gets beside its weights.

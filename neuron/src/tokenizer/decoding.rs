@@ -14,6 +14,8 @@ pub(super) struct Decoding {
     /// `<0x41>` is the byte 0x41.
     pub(super) has_bytes: bool,
     replaced: Vec<(String, String)>,
+    /// What an entry starts with that goes on with the word before it; all others have a space in front.
+    continues: Option<String>,
     /// Spaces that go at the start of the whole.
     pub(super) leading_spaces: usize,
     /// What comes after is done to the whole and not to entries.
@@ -45,6 +47,10 @@ impl Decoding {
                 let pattern = step["pattern"]["String"].as_str().ok_or("Replace by a pattern")?;
                 self.replaced.push((pattern.to_owned(), text("content").to_owned()));
             }
+            "WordPiece" => {
+                self.continues = Some(text("prefix").to_owned());
+                self.leading_spaces = 1;
+            }
             "Strip" if self.is_whole && text("content") == " " && step["stop"] == 0 => {
                 self.leading_spaces = step["start"].as_u64().and_then(|n| n.try_into().ok()).unwrap_or(0);
             }
@@ -61,6 +67,10 @@ impl Decoding {
     pub(super) fn piece(&self, entry: &str) -> Box<[u8]> {
         if let Some(byte) = byte_of(entry).filter(|_| self.has_bytes) {
             return [byte].into();
+        }
+        if let Some(continues) = &self.continues {
+            let rest = entry.strip_prefix(continues.as_str());
+            return rest.map_or_else(|| format!(" {entry}"), str::to_owned).into_bytes().into();
         }
         let mut text = entry.to_owned();
         for (pattern, content) in self.replaced.iter().filter(|(pattern, _)| !pattern.is_empty()) {

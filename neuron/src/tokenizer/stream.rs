@@ -1,7 +1,7 @@
 //! Bytes to text while they come, never splitting a character.
 
 /// Collects bytes and gives out the text that is complete.
-#[derive(Debug, Default)]
+#[derive(Debug, Clone, Default)]
 pub struct TextStream {
     /// The start of a character whose rest has not come; at most 3 bytes.
     held: Vec<u8>,

@@ -42,7 +42,7 @@ async fn a_plain_answer_has_openais_shape() {
     let cached = usage["prompt_tokens_details"]["cached_tokens"].as_u64().unwrap();
     assert!([0, 16].contains(&cached), "{cached}");
     let expected = json!({ "prompt_tokens": 21, "completion_tokens": 8, "total_tokens": 29,
-        "prompt_tokens_details": { "cached_tokens": cached } });
+        "prompt_tokens_details": { "cached_tokens": cached }, "completion_tokens_details": { "reasoning_tokens": 0 } });
     assert_eq!(usage, &expected);
 }
 

@@ -41,10 +41,12 @@ async fn what_cannot_be_done_is_said() {
         assert_eq!((reply.status.as_u16(), &reply.json()["error"]["param"]), (400, &json!(param)));
     };
     check(Value::Null, json!({}), "prompt").await;
-    check(json!(["a", "b"]), json!({}), "prompt").await;
+    check(json!(["a", 1]), json!({}), "prompt").await;
+    check(json!(vec!["a"; 129]), json!({}), "prompt").await;
+    check(json!(vec!["a"; 5]), json!({ "n": 32 }), "prompt").await;
     check(json!([999_999]), json!({}), "prompt").await;
     check(json!([]), json!({}), "prompt").await;
     check(json!(""), json!({}), "prompt").await;
-    check(json!("a"), json!({ "echo": true }), "echo").await;
+    check(json!("a"), json!({ "echo": true, "suffix": "b" }), "echo").await;
     check(json!("a"), json!({ "suffix": "b" }), "suffix").await;
 }

@@ -7,7 +7,7 @@
 use std::{path::PathBuf, sync::Arc};
 
 use neuron::{
-    engine::{Backend, Batch, Blueprint, CpuBackend, KvFormat, Model, Part, Room, Weights},
+    engine::{Backend, Batch, Blueprint, CpuBackend, KvFormat, Model, Part, Room, Rows, Weights},
     gguf::Header,
     safetensors::Safetensors,
     text::TextModel,
@@ -99,7 +99,7 @@ fn step(model: &mut dyn Model, sequences: [&[u32]; 2], done: [usize; 2], lens: [
     let running = || (0..2).filter(|i| lens[*i] > 0);
     let tokens: Vec<u32> =
         running().flat_map(|i| &sequences[i][done[i]..done[i] + lens[i]]).copied().collect();
-    let part = |i: usize| Part { len: lens[i], position: done[i], blocks: BLOCKS[i], logits: true };
+    let part = |i: usize| Part { len: lens[i], position: done[i], blocks: BLOCKS[i], rows: Rows::Last };
     let parts: Vec<Part<'_>> = running().map(part).collect();
     let logits = model.forward(&Batch { tokens: &tokens, parts: &parts }).unwrap();
     logits.data.chunks_exact(logits.vocab).map(<[f32]>::to_vec).collect()

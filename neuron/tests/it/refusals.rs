@@ -35,8 +35,8 @@ async fn what_is_wrong_in_a_request_is_400_and_named() {
     check(json!({ "messages": "hi" }), "messages", "invalid_type").await;
     check(json!({ "temperature": "hot" }), "temperature", "invalid_type").await;
     check(json!({ "temperature": 3 }), "temperature", "invalid_value").await;
-    check(json!({ "n": 2 }), "n", "unsupported_parameter").await;
-    check(json!({ "logprobs": true }), "logprobs", "unsupported_parameter").await;
+    check(json!({ "n": 33 }), "n", "invalid_value").await;
+    check(json!({ "logprobs": 5 }), "logprobs", "invalid_type").await;
     let image =
         json!([{ "role": "user", "content": [{ "type": "image_url", "image_url": { "url": "x" } }] }]);
     check(json!({ "messages": image }), "messages[0].content[0]", "vision_unsupported").await;

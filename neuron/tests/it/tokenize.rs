@@ -17,7 +17,10 @@ async fn counts_are_what_a_request_uses() {
         let body = json!({ "model": MODEL, "messages": messages, "max_tokens": 1 });
         let counted = client.post("/tokenize", body.clone()).await.json();
         let used = client.post("/v1/chat/completions", body).await.json();
-        assert_eq!(counted, json!({ "input_tokens": used["usage"]["prompt_tokens"] }));
+        assert_eq!(
+            counted,
+            json!({ "input_tokens": used["usage"]["prompt_tokens"], "count": used["usage"]["prompt_tokens"] })
+        );
     }
 }
 
@@ -28,7 +31,7 @@ async fn a_model_that_is_only_cached_is_counted_for() {
     let body = json!({ "model": MODEL, "messages": [{ "role": "user", "content": "What is the capital of France? Explain in two sentences." }] });
     for _ in 0..2 {
         let reply = client.post("/tokenize", body.clone()).await;
-        assert_eq!((reply.status.as_u16(), reply.json()), (200, json!({ "input_tokens": 42 })));
+        assert_eq!((reply.status.as_u16(), reply.json()), (200, json!({ "input_tokens": 42, "count": 42 })));
     }
     assert_eq!(client.json("/models").await, json!([]));
 }

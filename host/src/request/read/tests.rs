@@ -30,7 +30,7 @@ fn bad_bodies_name_the_field() {
 #[test]
 fn only_what_must_change_changes() {
     let check = |body: &str, model: &str, want: &str| {
-        assert_eq!(chat(body).unwrap().for_node(model), want.as_bytes(), "{body}");
+        assert_eq!(chat(body).unwrap().for_node(model, &Defaults::default()), want.as_bytes(), "{body}");
     };
     let plain = r#"{ "messages":[{}],  "model" : "m" , "x": 1.0e5 }"#;
     check(plain, "m", plain);
@@ -76,7 +76,7 @@ proptest! {
     fn rewriting_keeps_valid_json(model in "[a-z\"\\\\é]{1,8}", to in "[a-z\"\\\\é]{1,8}", stream in any::<bool>()) {
         let body = serde_json::json!({"a": model, "model": model, "messages": [{"role": "user"}], "stream": stream});
         let asked = chat(&body.to_string()).unwrap();
-        let out: serde_json::Value = serde_json::from_slice(&asked.for_node(&to)).unwrap();
+        let out: serde_json::Value = serde_json::from_slice(&asked.for_node(&to, &Defaults::default())).unwrap();
         prop_assert_eq!(out["model"].as_str(), Some(to.as_str()));
         prop_assert_eq!(&out["a"], &body["a"]);
         prop_assert_eq!(out["stream_options"]["include_usage"].as_bool().unwrap_or(false), stream);

@@ -230,6 +230,7 @@ pub(super) fn form(header: &Header) -> std::result::Result<Option<Form>, ShapeEr
         vocab,
     };
     Ok(Some(Form {
+        encodes: false,
         name: entry.architecture,
         chunk: entry.chunk,
         source: Source::Gguf(entry),

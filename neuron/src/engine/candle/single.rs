@@ -8,7 +8,7 @@ use super::{
     nets::Net,
     reader::Reader,
 };
-use crate::engine::{Batch, Limits, Logits, Model, ModelError, Room, Weights, weights::Files};
+use crate::engine::{Batch, Limits, Logits, Model, ModelError, Room, Rows, Weights, weights::Files};
 
 pub(crate) struct Single {
     form: Form,
@@ -65,6 +65,8 @@ impl Model for Single {
             block: self.context,
             blocks: 1,
             block_bytes: block_bytes.saturating_mul(self.context),
+            every_row: false,
+            whole: false,
             shares_blocks: false,
         }
     }
@@ -88,7 +90,7 @@ impl Model for Single {
         }
         let vocab = usize::try_from(self.form.vocab).unwrap_or(usize::MAX);
         self.logits.clear();
-        if let Some(logits) = last.filter(|_| part.logits) {
+        if let Some(logits) = last.filter(|_| part.rows != Rows::None) {
             let flat = logits.to_dtype(DType::F32).and_then(|logits| logits.flatten_all()?.to_vec1::<f32>());
             let flat = flat.map_err(in_words)?;
             // A vocabulary may be padded, and some give every token's.
@@ -97,7 +99,7 @@ impl Model for Single {
             let row = row.ok_or_else(|| ModelError(format!("logits of the shape {:?}", logits.dims())))?;
             self.logits.extend_from_slice(row);
         }
-        Ok(Logits { data: &mut self.logits, vocab })
+        Ok(Logits { data: &mut self.logits, vocab, states: &[], width: 0 })
     }
 
     fn weights_bytes(&self) -> u64 {

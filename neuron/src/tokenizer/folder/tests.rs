@@ -305,8 +305,8 @@ fn what_is_not_known_is_refused() {
     };
     let decoder = |decoder: Value, words: &str| check(&move |file| file["decoder"] = decoder.clone(), words);
     decoder(
-        json!({ "type": "WordPiece", "prefix": "##", "cleanup": true }),
-        "tokenizer \"WordPiece\" is not supported",
+        json!({ "type": "CTC", "pad_token": "<pad>", "word_delimiter_token": "|", "cleanup": true }),
+        "tokenizer \"CTC\" is not supported",
     );
     decoder(json!({ "type": "BPEDecoder", "suffix": "</w>" }), "BPEDecoder");
     decoder(Value::Null, "without a decoder");

@@ -1,6 +1,6 @@
 //! A model and sequences whose blocks the test hands out itself.
 
-use neuron::engine::{Batch, Model, Part};
+use neuron::engine::{Batch, Model, Part, Rows};
 
 /// Tokens of one sequence in a batch: which sequence, where they begin, what they are.
 pub(crate) type Piece<'a> = (usize, usize, &'a [u32]);
@@ -32,7 +32,7 @@ impl Runner {
             .map(|(sequence, position, tokens)| {
                 let needed = (position + tokens.len()).div_ceil(limits.block);
                 let blocks = &self.blocks[*sequence][..needed];
-                Part { len: tokens.len(), position: *position, blocks, logits: true }
+                Part { len: tokens.len(), position: *position, blocks, rows: Rows::Last }
             })
             .collect();
         let logits = self.model.forward(&Batch { tokens: &tokens, parts: &parts }).unwrap();

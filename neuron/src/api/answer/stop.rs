@@ -1,7 +1,7 @@
 //! Stop strings, found wherever the text is cut. What might be the start of one is held back.
 
 /// Watches an answer for its stop strings.
-#[derive(Debug)]
+#[derive(Debug, Clone)]
 pub(super) struct StopMatcher {
     stops: Vec<String>,
     /// Text that may still turn out to be the start of a stop string.
