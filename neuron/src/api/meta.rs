@@ -136,11 +136,10 @@ fn loaded(ready: &Ready) -> ModelInfo {
     ModelInfo {
         vram_used_mb: Some(ready.estimate.total_mb()),
         limit: Some(Limit { context: ready.context, input: None, output: ready.context }),
-        // Calls and thoughts are given out as the text that they are in the answer, so neither is promised.
         engine: Some(if ready.batched { "batched" } else { "single" }.to_owned()),
         generation: Some(ready.generation),
-        tool_call: false,
-        reasoning: false,
+        tool_call: ready.text.template.is_some(),
+        reasoning: ready.text.template.as_ref().is_some_and(|template| template.thoughts.is_some()),
         ..info(ready.id.clone(), ModelStatus::Loaded)
     }
 }

@@ -148,10 +148,11 @@ impl<L: Fn(&str) -> String> Writer<'_, L> {
 pub(crate) fn escape(text: &str) -> String {
     let mut out = String::new();
     for c in text.chars() {
-        if !(c.is_alphanumeric() || c == '_' || c == ' ' || !c.is_ascii()) {
-            out.push('\\');
+        // Of punctuation, some has another meaning with a stroke before it.
+        match c {
+            c if c.is_ascii() && !c.is_ascii_alphanumeric() => out += &format!("\\x{:02x}", u32::from(c)),
+            c => out.push(c),
         }
-        out.push(c);
     }
     out
 }
@@ -166,8 +167,12 @@ fn schema(tool: &Tool) -> Result<Value, GrammarError> {
     let mut schema = schema_of(&tool.parameters.to_string(), tool.strict).map_err(named)?;
     if let Value::Object(map) = &mut schema {
         map.remove("x-guidance");
-        // Arguments are an object, whether the schema says so or not.
+        // Arguments are an object, whether the schema says so or not; and no others are meant than are named.
         map.entry("type").or_insert_with(|| "object".into());
+        let names_more = ["patternProperties", "allOf", "anyOf", "oneOf", "$ref"];
+        if !names_more.iter().any(|key| map.contains_key(*key)) {
+            map.entry("additionalProperties").or_insert(Value::Bool(false));
+        }
     }
     Ok(schema)
 }

@@ -88,6 +88,9 @@ impl Parser {
         match std::mem::replace(&mut self.state, State::Text) {
             State::Call(_, true) => out.push(Piece::End),
             State::After if self.raw.trim().is_empty() => {}
+            // Behind a call, another that was cut off before it began.
+            State::Opened(_) | State::Call(..) if self.called => {}
+            State::After if self.may_come() => {}
             _ => out.push(Piece::Text(std::mem::take(&mut self.raw))),
         }
         self.raw.clear();
@@ -211,25 +214,24 @@ impl Parser {
         self.take(c, out);
     }
 
-    fn after(&mut self, out: &mut Vec<Piece>) {
+    /// Whether `raw` may be the start of what stands after a call.
+    fn may_come(&self) -> bool {
         let raw = self.raw.trim_start();
         let opens = self.notation.opens().iter().copied().chain(self.notation.opens_after());
-        let mut may_come = raw.is_empty();
-        for (mark, kind) in opens {
-            if raw == mark {
-                let is_first = self.notation.opens_after().is_some_and(|(first, _)| first == mark);
-                return self.open(kind, out, is_first);
-            }
-            may_come |= mark.starts_with(raw);
+        let marks = opens.map(|(mark, _)| mark).chain(self.notation.closes().iter().copied());
+        raw.is_empty() || marks.into_iter().any(|mark| mark.starts_with(raw))
+    }
+
+    fn after(&mut self, out: &mut Vec<Piece>) {
+        let raw = self.raw.trim_start();
+        let mut opens = self.notation.opens().iter().copied().chain(self.notation.opens_after());
+        if let Some((mark, kind)) = opens.find(|(mark, _)| raw == *mark) {
+            let is_first = self.notation.opens_after().is_some_and(|(first, _)| first == mark);
+            return self.open(kind, out, is_first);
         }
-        for mark in self.notation.closes() {
-            if raw == *mark {
-                self.raw.clear();
-                return;
-            }
-            may_come |= mark.starts_with(raw);
-        }
-        if !may_come {
+        if self.notation.closes().contains(&raw) {
+            self.raw.clear();
+        } else if !self.may_come() {
             self.state = State::Text;
             self.at_start = false;
             // It is text, but the start of a mark may be within.

@@ -39,11 +39,18 @@ pub(crate) struct Gguf {
 impl Gguf {
     /// A model of `architecture` that splits text by `smollm` and knows every byte.
     pub(crate) fn tiny(architecture: &str) -> Self {
+        Self::tiny_with(architecture, &[])
+    }
+
+    /// The same with more control tokens.
+    pub(crate) fn tiny_with(architecture: &str, control: &[&str]) -> Self {
         let mut tokens: Vec<String> = (0..=255).map(|byte| byte_char(byte).to_string()).collect();
         tokens.extend([END, "<|im_start|>", "Ġt"].map(str::to_owned));
-        let vocab = tokens.len() as u64;
         let mut kinds = vec![1; tokens.len()];
         (kinds[256], kinds[257]) = (3, 3);
+        tokens.extend(control.iter().map(|token| (*token).to_owned()));
+        kinds.resize(tokens.len(), 3);
+        let vocab = tokens.len() as u64;
 
         let of = |key: &str| format!("{architecture}.{key}");
         let text = |text: &str| Meta::Text(text.to_owned());
