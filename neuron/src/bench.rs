@@ -1,5 +1,7 @@
 //! `neuron bench`: the engine's speed on one file, without a server around it.
 
+mod sampling;
+
 use std::{
     path::PathBuf,
     time::{Duration, Instant},
@@ -12,6 +14,8 @@ use crate::{
     engine::{Backend, Batch, CpuBackend, KvFormat, Model, Part, Room, Rows},
     preflight,
 };
+
+pub use sampling::{SamplingArgs, run as run_sampling};
 
 /// What to measure.
 #[derive(Debug, clap::Args)]

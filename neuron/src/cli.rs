@@ -4,7 +4,7 @@ use std::{net::SocketAddr, path::PathBuf};
 
 use clap::{Parser, Subcommand};
 
-use crate::bench::BenchArgs;
+use crate::bench::{BenchArgs, SamplingArgs};
 
 /// The daemon on each machine that runs models.
 #[derive(Debug, Parser)]
@@ -25,9 +25,20 @@ pub enum Command {
         #[arg(long, value_name = "ADDR")]
         listen: Option<SocketAddr>,
     },
+    /// Talk to a model in the terminal.
+    Run {
+        /// Its id: `org/name`, as it would be loaded.
+        model: String,
+        /// Configuration file; without one, all is as if it were empty.
+        #[arg(long = "config", value_name = "FILE")]
+        config: Option<PathBuf>,
+    },
     /// Measure the engine on one file.
     #[command(hide = true)]
     Bench(BenchArgs),
+    /// Measure sampling, grammars and vectors.
+    #[command(hide = true)]
+    BenchSampling(SamplingArgs),
     /// Check the configuration and say what is wrong with it.
     Check {
         #[command(flatten)]

@@ -1,4 +1,4 @@
-//! `neuron serve` and `neuron check`.
+//! The program `neuron`.
 
 use std::{process::ExitCode, time::Duration};
 
@@ -18,7 +18,9 @@ const LAST_WORDS: Duration = Duration::from_secs(1);
 fn main() -> ExitCode {
     neuron::memory::keep_few_heaps();
     let cli = Cli::parse();
-    let filter = EnvFilter::try_from_default_env().unwrap_or_else(|_| EnvFilter::new("info"));
+    // Between the lines of a conversation only what is wrong is said.
+    let usual = if matches!(cli.command, Command::Run { .. }) { "warn" } else { "info" };
+    let filter = EnvFilter::try_from_default_env().unwrap_or_else(|_| EnvFilter::new(usual));
     let colours =
         std::io::IsTerminal::is_terminal(&std::io::stderr()) && std::env::var_os("NO_COLOR").is_none();
     tracing_subscriber::fmt().with_ansi(colours).with_env_filter(filter).with_writer(std::io::stderr).init();
@@ -38,7 +40,19 @@ fn run(command: Command) -> anyhow::Result<()> {
             println!("the configuration is valid; neuron would listen on {}", config.listen);
             Ok(())
         }
+        Command::Run { model, config } => {
+            let config = match config {
+                Some(path) => Config::load(&path, &process_env)?,
+                None => Config::parse("", "nothing", &process_env)?,
+            };
+            neuron::server::use_threads(config.engine.threads)?;
+            let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build()?;
+            let ran = runtime.block_on(neuron::run::run(config, &model));
+            runtime.shutdown_timeout(LAST_WORDS);
+            ran
+        }
         Command::Bench(args) => neuron::bench::run(&args),
+        Command::BenchSampling(args) => neuron::bench::run_sampling(&args),
         Command::Serve { config, listen } => {
             let mut config = Config::load(&config.path, &process_env)?;
             if let Some(listen) = listen {

@@ -52,7 +52,8 @@ pub fn check(model_id: &str, path: &Path, max_context: u64) -> Result<Checked, L
         let weights = Weights::gguf(path.to_owned(), Arc::new(header));
         (weights, plan, Arc::new(text))
     };
-    let context = plan.context(max_context);
+    let longest = text.embeds.as_ref().and_then(|embeds| embeds.longest).filter(|_| plan.encodes());
+    let context = plan.context(max_context).min(longest.unwrap_or(u64::MAX));
     Ok(Checked { weights, plan, text, context })
 }
 

@@ -2,7 +2,10 @@
 
 use std::{future::IntoFuture, net::SocketAddr, sync::Arc, time::Duration};
 
+use axum::{Router, body::Body};
+use http::{Request, Response};
 use tokio::{net::TcpListener, sync::watch, task::JoinSet};
+use tower::ServiceExt;
 
 use crate::{
     api::{self, App},
@@ -25,30 +28,48 @@ pub struct Server {
     drain: Duration,
     stopping: watch::Sender<bool>,
     serving: JoinSet<std::io::Result<()>>,
+    router: Router,
 }
 
 impl Server {
     /// Starts the device's thread, listens, begins to preload, and serves.
     pub async fn start(config: Config) -> std::io::Result<Self> {
-        let config = Arc::new(config);
         let listener = TcpListener::bind(config.listen).await?;
-        let address = listener.local_addr()?;
+        let mut server = Self::new(config, listener.local_addr()?)?;
+        server.registry.preload();
+        let mut stopped = server.stopping.subscribe();
+        let serve = axum::serve(listener, server.router.clone()).with_graceful_shutdown(async move {
+            // An error means that the server was dropped, which is a stop too.
+            stopped.wait_for(|stop| *stop).await.ok();
+        });
+        server.serving.spawn(serve.into_future());
+        Ok(server)
+    }
+
+    /// One that listens nowhere, for who is in this process: see [`Self::answer`].
+    pub fn in_process(config: Config) -> std::io::Result<Self> {
+        let nowhere = config.listen;
+        Self::new(Config { tokens: Vec::new(), preload: Vec::new(), ..config }, nowhere)
+    }
+
+    /// The answer to a request that came by no connection.
+    pub async fn answer(&self, request: Request<Body>) -> Response<Body> {
+        match self.router.clone().oneshot(request).await {
+            Ok(response) => response,
+            Err(never) => match never {},
+        }
+    }
+
+    fn new(config: Config, address: SocketAddr) -> std::io::Result<Self> {
+        let config = Arc::new(config);
         let engine = &config.engine;
         let (threads, sequences) = (engine.threads(), engine.max_sequences);
         let backend = CpuBackend { threads, kv: engine.kv_cache, sequences };
         let device = DeviceHandle::start("cpu-dev-0", backend)?;
         let registry = Registry::new(Arc::clone(&config), device);
-        registry.preload();
-
-        let (stopping, mut stopped) = watch::channel(false);
-        let router = api::router(App::new(Arc::clone(&registry), address, stopped.clone())?);
-        let mut serving = JoinSet::new();
-        let serve = axum::serve(listener, router).with_graceful_shutdown(async move {
-            // An error means that the server was dropped, which is a stop too.
-            stopped.wait_for(|stop| *stop).await.ok();
-        });
-        serving.spawn(serve.into_future());
-        Ok(Self { address, registry, drain: config.drain, stopping, serving })
+        let (stopping, stopped) = watch::channel(false);
+        let router = api::router(App::new(Arc::clone(&registry), address, stopped)?);
+        Ok(Self { address, registry, drain: config.drain, stopping, serving: JoinSet::new(), router })
     }
 
     /// Where it listens; the port is the real one.

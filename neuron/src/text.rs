@@ -4,6 +4,7 @@ use std::{path::Path, sync::OnceLock};
 
 use crate::{
     defaults::Defaults,
+    embeds::Embeds,
     folder::FolderError,
     gguf::{GgufError, Header},
     grammar::{GrammarError, Grammars},
@@ -19,6 +20,8 @@ pub struct TextModel {
     pub template: Option<ChatTemplate>,
     /// What stands in for settings that a request leaves out.
     pub(crate) defaults: Defaults,
+    /// How it makes vectors of texts; `None`: it makes none.
+    pub(crate) embeds: Option<Embeds>,
     /// Made when the first request asks for one: most never do.
     grammars: OnceLock<Result<Grammars, GrammarError>>,
 }
@@ -40,7 +43,8 @@ impl TextModel {
         let tokenizer = Tokenizer::from_header(header)?;
         let template = ChatTemplate::from_header(header, &tokenizer)?;
         let defaults = Defaults::from_header(header);
-        Ok(Self { tokenizer, template, defaults, grammars: OnceLock::new() })
+        let embeds = Embeds::from_header(header)?;
+        Ok(Self { tokenizer, template, defaults, embeds, grammars: OnceLock::new() })
     }
 
     /// As [`Self::from_header`], for a model that comes as a folder.
@@ -48,7 +52,8 @@ impl TextModel {
         let tokenizer = Tokenizer::from_folder(folder)?;
         let template = ChatTemplate::from_folder(folder, &tokenizer)?;
         let defaults = Defaults::from_folder(folder)?;
-        Ok(Self { tokenizer, template, defaults, grammars: OnceLock::new() })
+        let embeds = Embeds::from_folder(folder)?;
+        Ok(Self { tokenizer, template, defaults, embeds, grammars: OnceLock::new() })
     }
 
     /// Text of a conversation, ready for the assistant to go on: for [`Tokenizer::encode_guarded`].

@@ -75,6 +75,8 @@ pub struct Tokenizer {
     longest: usize,
     /// Spaces that a text gets in front before it is split, and that go again.
     leading_spaces: usize,
+    /// What stands before and after a text of which a vector is made.
+    around: [Box<[u32]>; 2],
     texts: Vec<String>,
 }
 
@@ -113,6 +115,15 @@ impl Tokenizer {
     /// marks go, and ids of the text around them are those that it has without.
     pub fn encode_guarded(&self, text: &str) -> Vec<u32> {
         self.with_start(self.scheme.encode(text, Control::Guarded))
+    }
+
+    /// Ids of a text of which a vector is made, with what the model wants around it; `most`: as many as that in all.
+    pub fn encode_passage(&self, text: &str, most: Option<usize>) -> Vec<u32> {
+        let [before, after] = &self.around;
+        let room = most.map_or(usize::MAX, |most| most.saturating_sub(before.len() + after.len()));
+        let within = self.encode_literal(text);
+        let within = within.into_iter().take(room);
+        before.iter().copied().chain(within).chain(after.iter().copied()).collect()
     }
 
     /// What keeps texts of others from spelling this model's control tokens.

@@ -1,6 +1,7 @@
 //! `cargo xtask bench NAME`: measures and writes target/bench/NAME.json. Nothing here fails for being slow.
 
 mod engine;
+mod sampling;
 
 use crate::{paths, setup, sh};
 use anyhow::Result;
@@ -27,6 +28,9 @@ enum Name {
     Gateway,
     /// neuron's engine beside llama.cpp, which is built for it: needs a C++ compiler and 20 quiet minutes
     Engine,
+    /// What choosing a token, binding an answer and making vectors costs; beside sentence-transformers where
+    /// CORTEX_BENCH_SENTENCE_TRANSFORMERS names the Python that has it
+    Sampling,
 }
 
 pub(crate) fn run(args: &Args) -> Result<()> {
@@ -38,6 +42,7 @@ pub(crate) fn run(args: &Args) -> Result<()> {
         Name::Translate => "translate",
         Name::Gateway => "gateway",
         Name::Engine => "engine",
+        Name::Sampling => "sampling",
     };
     let file = out.join(format!("{name}.json"));
     match args.name {
@@ -50,6 +55,7 @@ pub(crate) fn run(args: &Args) -> Result<()> {
             of_host("gateway", &file, &[("CORTEX_BENCH_PEERS", &peers)])?;
         }
         Name::Engine => engine::run(&args.engine, &file)?,
+        Name::Sampling => sampling::run(&file)?,
     }
     println!("written to {}", file.strip_prefix(paths::root()).unwrap_or(&file).display());
     Ok(())

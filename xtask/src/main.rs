@@ -2,6 +2,7 @@
 
 mod bench;
 mod demo;
+mod embedder;
 mod model;
 mod new_policy;
 mod node;

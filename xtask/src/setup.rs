@@ -1,6 +1,6 @@
 //! `cargo xtask setup`: everything that is fetched, pinned. After it nothing needs a network.
 
-use crate::{model, node, policies, python, samples, sh};
+use crate::{embedder, model, node, policies, python, samples, sh};
 use anyhow::{Context, Result};
 use std::process::Command;
 
@@ -20,6 +20,7 @@ pub(crate) fn run(args: &Args) -> Result<()> {
     let python = python::environment()?;
     node::sdks(&python)?;
     model::ensure(&python)?;
+    embedder::ensure(&python)?;
     if args.all {
         python::c_compiler(&python)?;
     }

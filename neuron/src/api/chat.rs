@@ -23,7 +23,7 @@ use super::{
     App,
     answer::{Answer, prepare},
     body,
-    error::ApiError,
+    error::{self, ApiError},
     fields::Fields,
     layers::unique,
     params::{Endpoint, Params, Tools},
@@ -45,6 +45,7 @@ pub(super) async fn chat(
     let tools = Tools::parse(fields)?;
     let conversation = Arc::new(conversation(fields)?);
     let ready = app.registry.ready(&params.model).map_err(|why| ApiError::not_ready(&params.model, why))?;
+    error::refuse_encoder(&ready)?;
     params.check_ids(ready.text.tokenizer.vocab_size())?;
     let seat = Answer::admit(&app, &ready)?;
     let work = {

@@ -21,7 +21,7 @@ use super::{
     answer::{Answer, Part, Usage, prepare, together},
     body::json_object,
     chat::unix_now,
-    error::ApiError,
+    error::{self, ApiError},
     fields::Fields,
     layers::unique,
     params::{Endpoint, Params},
@@ -46,6 +46,7 @@ pub(super) async fn completions(
         return Err(ApiError::invalid("echo", "invalid_value", text));
     }
     let ready = app.registry.ready(&params.model).map_err(|why| ApiError::not_ready(&params.model, why))?;
+    error::refuse_encoder(&ready)?;
     params.check_ids(ready.text.tokenizer.vocab_size())?;
     let prompt_logprobs = params.logprobs.filter(|_| echo);
     if prompt_logprobs.is_some() && !ready.batched {

@@ -14,7 +14,7 @@ use serde_json::Value;
 
 use crate::{
     device::{Failure, Unavailable},
-    registry::{LoadFailure, NotReady},
+    registry::{LoadFailure, NotReady, Ready},
 };
 
 /// Seconds after which a refused request may be worth another try.
@@ -44,6 +44,16 @@ impl ApiError {
     pub(super) fn too_large(limit: usize) -> Self {
         let message = format!("the body is longer than {} MiB", limit >> 20);
         Self::new(StatusCode::PAYLOAD_TOO_LARGE, "invalid_request_error", "request_too_large", message)
+    }
+
+    /// 413: `inputs` texts, where `limit` are taken.
+    pub(super) fn too_many(inputs: usize, limit: usize) -> Self {
+        let message =
+            format!("input: {inputs} texts, where one request may have {limit}: send several requests");
+        let status = StatusCode::PAYLOAD_TOO_LARGE;
+        let mut error = Self::new(status, "invalid_request_error", "request_too_large", message);
+        error.body.param = Some("input".to_owned());
+        error
     }
 
     pub(super) fn unauthorized() -> Self {
@@ -216,6 +226,15 @@ fn with_retry_after(mut response: Response) -> Response {
         response.headers_mut().insert(header::RETRY_AFTER, RETRY_SECS.into());
     }
     response
+}
+
+/// 400 where the model writes no text.
+pub(super) fn refuse_encoder(ready: &Ready) -> Result<(), ApiError> {
+    if !ready.encodes {
+        return Ok(());
+    }
+    let text = format!("{} makes embeddings and writes no text: ask for it at /v1/embeddings", ready.id);
+    Err(ApiError::invalid("model", "generation_unsupported", text))
 }
 
 pub(super) async fn no_such_path(uri: Uri) -> ApiError {

@@ -60,16 +60,15 @@ pub(super) async fn defrag(State(app): State<Arc<App>>) -> Json<Defragged> {
 
 /// `/models/{id}/endpoint` and `/models/{id}/capabilities`. The id holds slashes, encoded or not.
 pub(super) async fn about(State(app): State<Arc<App>>, Path(path): Path<String>, uri: Uri) -> Response {
-    let loaded = |id: &str| match app.registry.ready(id) {
-        Ok(_) => Ok(()),
-        Err(_) => Err(LifecycleError::NotLoaded(id.to_owned())),
-    };
+    let loaded = |id: &str| app.registry.ready(id).map_err(|_| LifecycleError::NotLoaded(id.to_owned()));
     if let Some(id) = path.strip_suffix("/endpoint") {
-        return loaded(id).map(|()| Json(Endpoint { url: app.url.clone() })).into_response();
+        return loaded(id).map(|_| Json(Endpoint { url: app.url.clone() })).into_response();
     }
     if let Some(id) = path.strip_suffix("/capabilities") {
-        let capabilities = Capabilities { capabilities: meta::capabilities() };
-        return loaded(id).map(|()| Json(capabilities)).into_response();
+        let told = |ready: Arc<crate::registry::Ready>| {
+            Json(Capabilities { capabilities: meta::capabilities(&ready) })
+        };
+        return loaded(id).map(told).into_response();
     }
     error::no_such_path(uri).await.into_response()
 }

@@ -128,18 +128,19 @@ pub(super) fn models_of(app: &App) -> Vec<ModelInfo> {
 }
 
 fn info(id: String, status: ModelStatus) -> ModelInfo {
-    let harness = "candle".to_owned();
-    ModelInfo { id, harness, status, devices: vec![0], capabilities: capabilities(), ..ModelInfo::default() }
+    let (harness, capabilities) = ("candle".to_owned(), vec!["text".to_owned()]);
+    ModelInfo { id, harness, status, devices: vec![0], capabilities, ..ModelInfo::default() }
 }
 
 fn loaded(ready: &Ready) -> ModelInfo {
     ModelInfo {
         vram_used_mb: Some(ready.estimate.total_mb()),
         limit: Some(Limit { context: ready.context, input: None, output: ready.context }),
-        engine: Some(if ready.batched { "batched" } else { "single" }.to_owned()),
+        engine: Some(if ready.batched || ready.encodes { "batched" } else { "single" }.to_owned()),
         generation: Some(ready.generation),
         tool_call: ready.text.template.is_some(),
         reasoning: ready.text.template.as_ref().is_some_and(|template| template.thoughts.is_some()),
+        capabilities: capabilities(ready),
         ..info(ready.id.clone(), ModelStatus::Loaded)
     }
 }
@@ -150,7 +151,9 @@ fn not_servable(mut model: ModelInfo, reason: &str, detail: &str) -> ModelInfo {
     model
 }
 
-/// What every model here can do.
-pub(super) fn capabilities() -> Vec<String> {
-    vec!["text".to_owned()]
+/// What the model can do.
+pub(super) fn capabilities(ready: &Ready) -> Vec<String> {
+    let text = (!ready.encodes).then_some("text");
+    let embeddings = ready.text.embeds.is_some().then_some("embeddings");
+    text.into_iter().chain(embeddings).map(str::to_owned).collect()
 }

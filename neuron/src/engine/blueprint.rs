@@ -53,6 +53,11 @@ impl Blueprint {
         matches!(self, Self::Decoder(_))
     }
 
+    /// It makes vectors of texts, and no text.
+    pub fn encodes(&self) -> bool {
+        matches!(self, Self::Candle(form) if form.encodes)
+    }
+
     /// What can be run out of GGUF, by name, in the order in which errors list it.
     pub fn of_gguf() -> Vec<String> {
         let ours = Architecture::ALL.iter().map(|a| a.name());

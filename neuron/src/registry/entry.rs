@@ -48,6 +48,8 @@ pub(crate) struct Ready {
     pub(crate) context: u64,
     /// Many requests at once, by our decoder.
     pub(crate) batched: bool,
+    /// It makes vectors of texts, and no text.
+    pub(crate) encodes: bool,
     pub(crate) estimate: Estimate,
     pub(crate) stats: Arc<Stats>,
     /// Tells this load of it from the next.

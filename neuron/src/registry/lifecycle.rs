@@ -99,7 +99,7 @@ impl Registry {
         let (room, estimate) = preflight::fit(&id, &checked, limits, self.memory().free_mb)?;
         let context = room.context;
         let Checked { weights, plan, text, .. } = checked;
-        let batched = plan.is_batched();
+        let (batched, encodes) = (plan.is_batched(), plan.encodes());
         let (key, stats) = (self.device.new_key(), Arc::new(Stats::default()));
         entry.progress.enter_counted(LoadPhase::Reading, size, weights.counter());
         let load = self.device.load(key, weights, plan, room, Arc::clone(&stats));
@@ -110,8 +110,21 @@ impl Registry {
         // While the turn is held: whoever has it next must see this model's memory as taken.
         let (generation, since) = (self.generations.fetch_add(1, Ordering::Relaxed) + 1, Instant::now());
         let lease = request.lease.clone();
-        let ready =
-            Ready { id, file, key, text, context, batched, estimate, stats, generation, since, lease, end };
+        let ready = Ready {
+            id,
+            file,
+            key,
+            text,
+            context,
+            batched,
+            encodes,
+            estimate,
+            stats,
+            generation,
+            since,
+            lease,
+            end,
+        };
         self.set(entry, State::Ready(Arc::new(ready)));
         Ok(())
     }

@@ -7,18 +7,22 @@ use neuron_protocol::{LoadError, model_id::ModelId};
 use super::hub;
 use crate::{
     config::Source,
+    embeds,
     progress::Progress,
     safetensors::{CONFIG, INDEX, WHOLE, shards},
     tokenizer,
 };
 
 /// What is read besides the weights, where the model has it.
-const BESIDE: [&str; 5] = [
+const BESIDE: [&str; 8] = [
     tokenizer::FILE,
     "tokenizer_config.json",
     "special_tokens_map.json",
     "generation_config.json",
     "chat_template.jinja",
+    embeds::MODULES,
+    embeds::POOLING,
+    embeds::LENGTH,
 ];
 
 /// Downloads config.json, what belongs to the text side and all weights into the cache, and returns the folder

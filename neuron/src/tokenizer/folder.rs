@@ -23,7 +23,10 @@ impl Tokenizer {
         let bytes = folder::bytes(folder, FILE, MAX_TOKENIZER_BYTES)?;
         let bytes = bytes.ok_or_else(|| Problem::Absent.of(FILE))?;
         let library = tokenizers::Tokenizer::from_bytes(&bytes);
-        let library = library.map_err(|e| Problem::NotJson(e.to_string()).of(FILE))?;
+        let mut library = library.map_err(|e| Problem::NotJson(e.to_string()).of(FILE))?;
+        // Meant for training: texts here are as long as they are.
+        library.with_padding(None);
+        library.with_truncation(None).map_err(|e| Problem::Inconsistent(e.to_string()).of(FILE))?;
         drop(bytes);
         let settings = Settings::read(folder)?;
         let decoding = Decoding::new(library.get_decoder())?;
@@ -58,7 +61,9 @@ impl Tokenizer {
         let bos = settings.bos.as_deref().or(start.as_deref());
         let add_bos = settings.add_bos.unwrap_or(start.is_some() && start.as_deref() == bos);
         let (bos, eos) = (bos.and_then(id), settings.eos.as_deref().and_then(id));
+        let around = around(&library);
         Ok(Self {
+            around,
             end: end(&texts, eos, &settings),
             control: control(&tokens, &settings),
             scheme: Scheme::Library(Box::new(words(library, &tokens, &settings)?)),
@@ -126,6 +131,18 @@ fn end(texts: &[String], eos: Option<u32>, settings: &Settings) -> Vec<u32> {
     end.sort_unstable();
     end.dedup();
     end
+}
+
+/// What a post-processor puts around a text.
+fn around(library: &tokenizers::Tokenizer) -> [Box<[u32]>; 2] {
+    let ids =
+        |with| library.encode_fast("a", with).map(|encoding| encoding.get_ids().to_vec()).unwrap_or_default();
+    let (all, text) = (ids(true), ids(false));
+    // Files may ask for padding, too: what is around is what was put there once.
+    let Some(at) = all.windows(text.len().max(1)).position(|part| part == text) else {
+        return Default::default();
+    };
+    [all[..at].into(), all[at + text.len()..].into()]
 }
 
 /// The token that a post-processor puts in front of a text.

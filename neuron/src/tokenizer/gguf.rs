@@ -101,7 +101,9 @@ impl Tokenizer {
         let leading_spaces = usize::from(matches!(merges, Merges::Spm { adds_space: true, .. }));
         let scheme = Scheme::Gguf(Box::new(Words { merges, special }));
         let texts = texts.to_vec();
-        Ok(Self { scheme, pieces, control, end, bos, eos, add_bos, longest, leading_spaces, texts })
+        let adds_eos = header.flag("tokenizer.ggml.add_eos_token").unwrap_or(false);
+        let around = [bos.filter(|_| add_bos), eos.filter(|_| adds_eos)].map(|id| id.into_iter().collect());
+        Ok(Self { scheme, pieces, control, end, bos, eos, add_bos, longest, leading_spaces, around, texts })
     }
 }
 

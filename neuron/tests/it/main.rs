@@ -9,6 +9,7 @@ mod bad_files;
 mod chat;
 mod choices;
 mod completions;
+mod embeddings;
 mod folders;
 mod foreign_bytes;
 mod forward;

@@ -198,3 +198,86 @@ async fn a_second_signal_ends_it_at_once() {
     signal(&running, "-INT");
     end_of(&mut running, Duration::from_secs(3)).await;
 }
+
+/// `neuron run` with its input in hand, and what it has said so far.
+struct Talking {
+    running: Running,
+    input: std::process::ChildStdin,
+    said: Arc<Mutex<String>>,
+    _config: TempDir,
+}
+
+impl Talking {
+    fn start(model: &str) -> Self {
+        let config = config(&format!(
+            "[sources.huggingface]\ncache_dir = {:?}\noffline = true",
+            crate::support::hub()
+        ));
+        let mut command = neuron();
+        command.args(["run", model, "--config"]).arg(config.path().join("neuron.toml"));
+        command.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped()).env_remove("RUST_LOG");
+        let mut running = Running(command.spawn().unwrap());
+        let said = Arc::new(Mutex::new(String::new()));
+        let outputs: [Box<dyn std::io::Read + Send>; 2] =
+            [Box::new(running.0.stdout.take().unwrap()), Box::new(running.0.stderr.take().unwrap())];
+        for mut output in outputs {
+            let said = Arc::clone(&said);
+            let keep = move || {
+                let mut piece = [0; 4096];
+                while let Ok(read @ 1..) = output.read(&mut piece) {
+                    said.lock().unwrap().push_str(&String::from_utf8_lossy(&piece[..read]));
+                }
+            };
+            std::thread::Builder::new().spawn(keep).unwrap();
+        }
+        Self { input: running.0.stdin.take().unwrap(), running, said, _config: config }
+    }
+
+    fn type_in(&mut self, line: &str) {
+        use std::io::Write;
+        writeln!(self.input, "{line}").unwrap();
+    }
+
+    /// Waits until it has said `words`.
+    async fn until(&self, words: &str) {
+        let deadline = Instant::now() + Duration::from_secs(60);
+        while !self.said.lock().unwrap().contains(words) {
+            assert!(Instant::now() < deadline, "{words:?} is not in {:?}", self.said.lock().unwrap());
+            tokio::time::sleep(Duration::from_millis(20)).await;
+        }
+    }
+}
+
+#[tokio::test]
+async fn a_conversation_in_the_terminal() {
+    let mut talk = Talking::start(crate::support::MODEL);
+    talk.until("loaded in").await;
+    for line in ["/system Be brief.", "/set temperature 0", "Capital of France?"] {
+        talk.type_in(line);
+    }
+    talk.until("The capital of France is Paris.").await;
+    // It knows what was said, and an interrupt ends an answer and not the program.
+    talk.type_in("/set max_tokens 4000");
+    talk.type_in("/set ignore_eos true");
+    talk.type_in("Write a very long story.");
+    let before = talk.said.lock().unwrap().len();
+    while talk.said.lock().unwrap().len() < before + 40 {
+        tokio::time::sleep(Duration::from_millis(20)).await;
+    }
+    signal(&talk.running, "-INT");
+    talk.until(" …\n").await;
+    talk.type_in("/set");
+    talk.until("\"ignore_eos\":true").await;
+    talk.type_in("/set temperature hot");
+    talk.type_in("x");
+    talk.until("temperature is a string, where a number is expected").await;
+    talk.type_in("/bye");
+    assert!(end_of(&mut talk.running, Duration::from_secs(10)).await.success());
+}
+
+#[tokio::test]
+async fn a_model_that_cannot_be_had_is_said_in_the_terminal() {
+    let mut talk = Talking::start("no/such-model");
+    talk.until("no/such-model cannot be loaded").await;
+    assert!(!end_of(&mut talk.running, Duration::from_secs(10)).await.success());
+}
