@@ -63,3 +63,20 @@ const GGUF: [&str; 5] = [
     "general.sampling.min_p",
     "general.sampling.penalty_repeat",
 ];
+
+#[cfg(test)]
+mod tests {
+    use serde_json::json;
+
+    use super::*;
+
+    #[test]
+    fn what_the_makers_say_is_taken_as_far_as_it_can_be() {
+        let dir = tempfile::tempdir().unwrap();
+        assert_eq!(Defaults::from_folder(dir.path()).unwrap(), Defaults::default());
+        let said = json!({ "do_sample": true, "temperature": 0.6, "top_p": 7, "top_k": 20, "repetition_penalty": "x" });
+        std::fs::write(dir.path().join("generation_config.json"), said.to_string()).unwrap();
+        let expected = Defaults { temperature: Some(0.6), top_k: Some(20), ..Defaults::default() };
+        assert_eq!(Defaults::from_folder(dir.path()).unwrap(), expected);
+    }
+}

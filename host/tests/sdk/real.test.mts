@@ -48,3 +48,21 @@ test("chat: plain and streamed", async () => {
   const streamed = await openai.chat.completions.stream(body).finalChatCompletion();
   assert.equal(streamed.choices[0].message.content, plain.choices[0].message.content);
 });
+
+test("tools are run by the SDK's own loop", async () => {
+  let asked: unknown;
+  const weather = {
+    type: "function" as const,
+    function: {
+      name: "weather", description: "d", parse: JSON.parse,
+      function: (input: { city: string }) => { asked = input; return "sunny"; },
+      parameters: { type: "object", properties: { city: { type: "string", maxLength: 20 } }, required: ["city"] },
+    },
+  };
+  const runner = openai.chat.completions.runTools({
+    model, messages: [{ role: "user", content: "Weather in Rome?" }], tools: [weather],
+    tool_choice: { type: "function", function: { name: "weather" } }, max_tokens: 120, temperature: 0,
+  });
+  await runner.done();
+  assert.equal(typeof (asked as { city: string }).city, "string");
+});

@@ -55,6 +55,20 @@ fn only_what_must_change_changes() {
 }
 
 #[test]
+fn what_the_operator_has_stand_in_is_added_where_it_is_missing() {
+    let defaults: Defaults = toml::from_str("max_tokens = 9\ntemperature = 0.5").unwrap();
+    let check = |body: &str, want: &str| {
+        assert_eq!(chat(body).unwrap().for_node("n", &defaults), want.as_bytes(), "{body}");
+    };
+    check(
+        r#"{"model":"m","messages":[{"temperature":1}],"stream":true}"#,
+        r#"{"model":"n","stream_options":{"include_usage":true},"max_tokens":9,"temperature":0.5,"messages":[{"temperature":1}],"stream":true}"#,
+    );
+    let given = r#"{"model":"n","messages":[{}],"temperature":null,"max_completion_tokens":3}"#;
+    check(given, given);
+}
+
+#[test]
 fn a_session_is_what_its_first_turn_was() {
     let opening =
         |messages: &str| chat(&format!(r#"{{"model":"m","messages":{messages}}}"#)).unwrap().session.opening;

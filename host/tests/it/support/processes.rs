@@ -159,7 +159,8 @@ pub fn start_cortex(dir: &Path, neuron: &str) -> (Process, String, String) {
 
 pub fn start_cortex_with(dir: &Path, neurons: &str, env: &[(&str, &str)]) -> (Process, String, String) {
     let models = std::fs::read_to_string(root().join("packaging/models.example.toml")).unwrap();
-    std::fs::write(dir.join("models.toml"), models).unwrap();
+    let embedder = "\n[[models]]\nid = \"sentence-transformers/all-MiniLM-L6-v2\"\nvram_mb = 600\n";
+    std::fs::write(dir.join("models.toml"), models + embedder).unwrap();
     let policies = root().join("target/policies");
     assert!(policies.exists(), "target/policies is missing: run `cargo xtask setup` first");
     let config = format!(
