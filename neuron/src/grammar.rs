@@ -18,6 +18,8 @@ use crate::{engine::Grammar, reasoning::Marks, tokenizer::Tokenizer, tools::esca
 pub(crate) const MAX_BYTES: usize = 1 << 20;
 /// Grammars that are kept compiled: clients send the same one again and again.
 const KEPT: usize = 32;
+/// Bytes of one that is kept.
+const MAX_KEPT: usize = 64 << 10;
 /// What stands between the parts of JSON: enough for an indented line, not for a model that has lost its way.
 const SPACE: &str = r"[ \n\r\t]{1,24}";
 
@@ -68,7 +70,8 @@ impl Grammars {
             ParserFactory::new(&env, InferenceCapabilities::default(), &slices).map_err(wrong)?;
         factory.quiet();
         // What a client may have us spend: 20 ms for what its lexer needs, some 10 ms for a token.
-        *factory.limits_mut() = ParserLimits { verbose_errors: false, ..ParserLimits::default() };
+        *factory.limits_mut() =
+            ParserLimits { verbose_errors: false, max_lexer_states: 50_000, ..ParserLimits::default() };
         Ok(Self { factory, kept: Mutex::default() })
     }
 
@@ -97,6 +100,9 @@ impl Grammars {
         }
         if let Some(warning) = matcher.grammar_warnings().first().filter(|_| bound.is_strict()) {
             return Err(GrammarError(tidy(warning)));
+        }
+        if bound.bytes() > MAX_KEPT {
+            return Ok(Box::new(Following(matcher)));
         }
         let mut kept = self.kept.lock().unwrap_or_else(PoisonError::into_inner);
         if kept.len() >= KEPT {
@@ -142,10 +148,14 @@ impl Bound {
         matches!(self.form, Form::Schema { strict: true, .. })
     }
 
-    fn grammar(&self) -> Result<TopLevelGrammar, GrammarError> {
-        let bytes = match &self.form {
+    fn bytes(&self) -> usize {
+        match &self.form {
             Form::Schema { schema: text, .. } | Form::Regex(text) | Form::Lark(text) => text.len(),
-        };
+        }
+    }
+
+    fn grammar(&self) -> Result<TopLevelGrammar, GrammarError> {
+        let bytes = self.bytes();
         if bytes > MAX_BYTES {
             return Err(GrammarError(format!("{bytes} bytes, where at most {MAX_BYTES} are taken")));
         }

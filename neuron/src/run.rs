@@ -7,7 +7,7 @@ use std::{io::Write, time::Instant};
 
 use anyhow::{Context, bail};
 use axum::body::Body;
-use futures_util::StreamExt;
+use futures_util::{FutureExt, StreamExt};
 use http::{Request, StatusCode};
 use http_body_util::BodyExt;
 use rustyline::{DefaultEditor, error::ReadlineError};
@@ -84,7 +84,17 @@ async fn whole(server: &Server, path: &str, body: &Value) -> anyhow::Result<(Sta
 
 /// Writes the answer as it comes; an interrupt ends it, and what was said stays in the conversation.
 async fn answer(server: &Server, session: &mut Session, interrupt: &mut Signal) -> anyhow::Result<()> {
-    let response = server.answer(request("/v1/chat/completions", &session.request())?).await;
+    // One that came while nobody waited is for nothing that comes now.
+    while interrupt.recv().now_or_never().is_some() {}
+    let asked = server.answer(request("/v1/chat/completions", &session.request())?);
+    let response = tokio::select! {
+        response = asked => response,
+        _ = interrupt.recv() => {
+            println!(" …");
+            session.take_back();
+            return Ok(());
+        }
+    };
     if response.status() != StatusCode::OK {
         let bytes = response.into_body().collect().await?.to_bytes();
         let error: Value = serde_json::from_slice(&bytes)?;

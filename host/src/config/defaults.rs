@@ -31,6 +31,10 @@ impl Defaults {
                 return Err(format!("defaults.{name} is none of {}", known.join(", ")));
             };
             let number = value.as_float().or_else(|| value.as_integer().map(|n| n as f64));
+            let counts = ["top_k", "max_tokens", "reasoning_budget"].contains(&name.as_str());
+            if counts && value.as_integer().is_none() {
+                return Err(format!("defaults.{name}: a whole number is expected"));
+            }
             if !number.is_some_and(|number| (*least..=*most).contains(&number)) {
                 return Err(format!("defaults.{name}: a number between {least} and {most} is expected"));
             }
@@ -77,6 +81,7 @@ mod tests {
         let said = |text: &str| defaults(text).check().unwrap_err();
         assert!(said("temprature = 1").starts_with("defaults.temprature is none of temperature, top_p"));
         assert_eq!(said("top_p = 1.5"), "defaults.top_p: a number between 0 and 1 is expected");
-        assert_eq!(said("top_k = \"x\""), "defaults.top_k: a number between -1 and 4294967295 is expected");
+        assert_eq!(said("min_p = \"x\""), "defaults.min_p: a number between 0 and 1 is expected");
+        assert_eq!(said("top_k = 2.5"), "defaults.top_k: a whole number is expected");
     }
 }

@@ -268,10 +268,11 @@ impl Asked {
             let given: Vec<String> =
                 serde_json::from_slice(&self.body).map(|Given(names)| names).unwrap_or_default();
             let has = |name: &str| given.iter().any(|given| given == name);
-            // One limit under two names.
-            let limits = ["max_tokens", "max_completion_tokens"];
-            let missing = defaults
-                .missing(|name| has(name) || (limits.contains(&name) && limits.iter().any(|name| has(name))));
+            // One thing under two names.
+            let same = [["max_tokens", "max_completion_tokens"], ["reasoning_budget", "thinking_budget"]];
+            let other =
+                |name: &str| same.iter().any(|names| names.contains(&name) && names.iter().any(|n| has(n)));
+            let missing = defaults.missing(|name| has(name) || other(name));
             let end = self.model_at.end;
             edits.push((end..end, missing));
         }

@@ -22,8 +22,10 @@ async fn the_official_sdks() {
     let pair = Pair::start();
     pair.until_up().await;
     // Nothing is loaded: the first test that asks loads the model.
-    let mut unittest =
-        python(&["-m", "unittest", "-v", "test_openai", "test_anthropic", "test_responses", "test_asked"], &pair.url);
+    let mut unittest = python(
+        &["-m", "unittest", "-v", "test_openai", "test_anthropic", "test_responses", "test_asked"],
+        &pair.url,
+    );
     succeeds(&tokio::task::block_in_place(|| unittest.output()).unwrap());
     succeeds(
         &tokio::task::block_in_place(|| node(&["--test", "real.test.mts"], &pair.url).output()).unwrap(),

@@ -6,7 +6,7 @@ mod text;
 
 use std::{collections::VecDeque, sync::Arc};
 
-use futures_util::{Stream, StreamExt, future, stream};
+use futures_util::{Stream, StreamExt, stream};
 use serde_json::{Value, json};
 use tokio::sync::mpsc;
 
@@ -83,7 +83,9 @@ impl Usage {
             if !prompts.contains(prompt) {
                 prompts.push(*prompt);
                 sum.prompt += usage.prompt;
-                sum.cached += usage.cached;
+                // What one of them ran, the others found.
+                let same = answers.iter().filter(|(other, _)| other == prompt);
+                sum.cached += same.map(|(_, usage)| usage.cached).min().unwrap_or(0);
             }
             sum.tokens += usage.tokens;
             sum.thought += usage.thought;
@@ -105,9 +107,9 @@ impl Answer {
         seat.ok_or_else(|| ApiError::overloaded("too many requests wait for this model already"))
     }
 
-    /// The answers to several prompts, those to one side by side. Waits for the first token of each, so that every
-    /// refusal is still a status of its own. The others to a prompt start when its first has run it, and find it in
-    /// the cache.
+    /// The answers to several prompts, those to one side by side. Waits for the very first token, so that a refusal is
+    /// still a status of its own; the other answers to that prompt start then, and find it in the cache. No other
+    /// is waited for: whoever is not read holds its place, and some may only get theirs when others are through.
     pub(super) async fn start_all(
         app: &App,
         ready: &Arc<Ready>,
@@ -116,39 +118,39 @@ impl Answer {
         params: &Params,
     ) -> Result<Vec<Self>, ApiError> {
         let mut seat = Some(seat);
-        let mut seats = || seat.take().map_or_else(|| Self::admit(app, ready), Ok);
-        let start = |(seat, plan)| Self::start(app, ready, seat, plan, params);
-        let mut starts = Vec::with_capacity(prompts.len());
-        for plans in prompts {
-            let seated = plans.into_iter().map(|plan| Ok((seats()?, plan)));
-            let mut seated = seated.collect::<Result<Vec<_>, ApiError>>()?.into_iter();
-            starts.push(async move {
-                let mut answers = future::try_join_all(seated.by_ref().take(1).map(start)).await?;
-                answers.extend(future::try_join_all(seated.map(start)).await?);
-                Ok::<_, ApiError>(answers)
-            });
+        let mut answers: Vec<Self> = Vec::new();
+        for plan in prompts.into_iter().flatten() {
+            // The request was let in as one; how many answers it may have is bounded.
+            let seat = seat.take().or_else(|| ready.stats.admit(u64::MAX >> 1));
+            let seat =
+                seat.ok_or_else(|| ApiError::overloaded("too many requests wait for this model already"))?;
+            let mut answer = Self::start(app, ready, seat, plan)?;
+            if answers.is_empty() {
+                answer.begin(params).await?;
+            }
+            answers.push(answer);
         }
-        Ok(future::try_join_all(starts).await?.into_iter().flatten().collect())
+        Ok(answers)
     }
 
-    async fn start(
-        app: &App,
-        ready: &Arc<Ready>,
-        seat: Seat,
-        plan: Plan,
-        params: &Params,
-    ) -> Result<Self, ApiError> {
+    fn start(app: &App, ready: &Arc<Ready>, seat: Seat, plan: Plan) -> Result<Self, ApiError> {
         let patience = app.registry.config.engine.queue_timeout;
         let Plan { generation, output } = plan;
         let usage = Usage { prompt: generation.prompt.len(), ..Usage::default() };
-        let mut events = app.registry.device.generate(generation, seat, patience)?;
-        let first = match events.recv().await {
-            None => return Err(ApiError::stopping()),
-            Some(Event::Failed(failure)) => return Err(ApiError::failure(&params.model, &failure)),
-            first => first,
-        };
+        let events = app.registry.device.generate(generation, seat, patience)?;
         let (ready, parts) = (Arc::clone(ready), VecDeque::new());
-        Ok(Self { ready, events, first, output, usage, parts, over: false, remember: None })
+        Ok(Self { ready, events, first: None, output, usage, parts, over: false, remember: None })
+    }
+
+    async fn begin(&mut self, params: &Params) -> Result<(), ApiError> {
+        match self.events.recv().await {
+            None => Err(ApiError::stopping()),
+            Some(Event::Failed(failure)) => Err(ApiError::failure(&params.model, &failure)),
+            first => {
+                self.first = first;
+                Ok(())
+            }
+        }
     }
 
     /// The next part; `None` after the last. Dropping the answer stops the engine within a step.

@@ -147,7 +147,11 @@ fn chunks(answers: Vec<Answer>, choices: Vec<Choice>, frame: Frame) -> impl Stre
         let mut bytes = Vec::new();
         if choice.has_news() {
             let told = choice.told(index, &frame.text.tokenizer);
-            bytes.extend_from_slice(&sse::event(&frame.fill(json!([told]))));
+            let mut chunk = frame.fill(json!([told]));
+            if frame.include_usage {
+                chunk["usage"] = Value::Null;
+            }
+            bytes.extend_from_slice(&sse::event(&chunk));
         }
         if usages.len() < choices.len() {
             return Some((bytes.into(), Some((parts, choices, frame, usages))));

@@ -56,7 +56,7 @@ pub(super) async fn embeddings(
     let fields = Fields(&object);
     let model = fields.text("model")?.ok_or_else(|| missing("model"))?.to_owned();
     let ready = app.registry.ready(&model).map_err(|why| ApiError::not_ready(&model, why))?;
-    let Some(embeds) = ready.text.embeds.clone() else {
+    let Some(embeds) = ready.embeds().cloned() else {
         let text = format!("{model} writes text and makes no embeddings");
         return Err(ApiError::invalid("model", "embeddings_unsupported", text));
     };
@@ -211,6 +211,11 @@ fn wanted(fields: Fields<'_>, embeds: &Embeds, ready: &Ready) -> Result<Wanted, 
 fn tokens(ready: &Ready, input: Input, window: usize, truncate: Option<usize>) -> Result<Vec<u32>, ApiError> {
     let tokenizer = &ready.text.tokenizer;
     let ids = match input {
+        // Said from the length alone: megabytes need not be tokenized to be refused.
+        Input::Text(text) if truncate.is_none() && tokenizer.fewest(text.len()) > window => {
+            let text = format!("input: a text has more than {window} tokens; truncate_prompt_tokens cuts it");
+            return Err(ApiError::invalid("input", "context_length_exceeded", text));
+        }
         Input::Text(text) => tokenizer.encode_passage(&text, truncate),
         Input::Ids(ids) => {
             if let Some(id) = ids.iter().find(|id| **id as usize >= tokenizer.vocab_size()) {

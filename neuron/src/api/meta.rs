@@ -154,6 +154,6 @@ fn not_servable(mut model: ModelInfo, reason: &str, detail: &str) -> ModelInfo {
 /// What the model can do.
 pub(super) fn capabilities(ready: &Ready) -> Vec<String> {
     let text = (!ready.encodes).then_some("text");
-    let embeddings = ready.text.embeds.is_some().then_some("embeddings");
+    let embeddings = ready.embeds().map(|_| "embeddings");
     text.into_iter().chain(embeddings).map(str::to_owned).collect()
 }

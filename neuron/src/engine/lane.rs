@@ -191,6 +191,10 @@ impl Lane {
             if pending < 2 || sequence.has_ended() || left == 0 {
                 continue;
             }
+            // What is told of a prompt must not pile up for who does not listen.
+            if sequence.reads_prompt() && (!sequence.flush(now) || sequence.has_ended()) {
+                continue;
+            }
             let mut tokens = pending.min(left);
             if self.limits.whole && tokens < pending {
                 // Who does not fit beside the others is the first in a later step.

@@ -22,7 +22,7 @@ const STALL_LIMIT: Duration = Duration::from_secs(60);
 /// How long the device's thread waits for the grammar of one sequence.
 const GUIDE_PATIENCE: Duration = Duration::from_micros(500);
 /// The same where a token cannot be run again, so that there is no other way.
-const LONG_PATIENCE: Duration = Duration::from_secs(30);
+const LONG_PATIENCE: Duration = Duration::from_secs(5);
 
 /// What a request asks of the engine.
 #[derive(Debug)]
@@ -364,11 +364,18 @@ impl Sequence {
         let Generation { end, stops, ignore_end, min_tokens, .. } = &self.generation;
         let early = self.timings.tokens < *min_tokens;
         let barred = end.iter().filter(|_| *ignore_end || early).chain(stops.iter().filter(|_| early));
+        let mut was = Vec::new();
         for token in barred {
             if let Some(logit) = logits.get_mut(*token as usize) {
-                *logit = f32::NEG_INFINITY;
+                was.push((*token as usize, std::mem::replace(logit, f32::NEG_INFINITY)));
             }
         }
+        let drawn = self.sampler.sample(logits, scratch);
+        if drawn.is_some() || self.generation.guide.is_none() {
+            return drawn;
+        }
+        // The grammar allows nothing else: a length is wished for, and a form is not.
+        was.into_iter().for_each(|(token, logit)| logits[token] = logit);
         self.sampler.sample(logits, scratch)
     }
 

@@ -14,11 +14,14 @@ pub struct Thoughts {
     pub limit: usize,
 }
 
+/// Tokens in front of thoughts that open in the answer: space, if anything.
+const FRONT: usize = 4;
+
 /// Counts a sequence's thoughts.
 #[derive(Debug)]
 pub(super) struct Budget {
     thoughts: Thoughts,
-    inside: bool,
+    at: At,
     used: usize,
     /// The newest tokens, as many as either mark has at most.
     tail: VecDeque<u32>,
@@ -26,10 +29,19 @@ pub(super) struct Budget {
     due: VecDeque<u32>,
 }
 
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum At {
+    /// So many tokens have come, and none but space can have.
+    Start(usize),
+    Thoughts,
+    /// The mark is words like any other from here on.
+    Answer,
+}
+
 impl Budget {
     pub(super) fn new(thoughts: Thoughts) -> Self {
-        let inside = thoughts.open;
-        let mut budget = Self { thoughts, inside, used: 0, tail: VecDeque::new(), due: VecDeque::new() };
+        let at = if thoughts.open { At::Thoughts } else { At::Start(0) };
+        let mut budget = Self { thoughts, at, used: 0, tail: VecDeque::new(), due: VecDeque::new() };
         budget.cut();
         budget
     }
@@ -46,22 +58,28 @@ impl Budget {
             self.tail.pop_front();
         }
         self.tail.push_back(token);
-        if self.inside {
-            self.used += 1;
-            if self.ends_with(&self.thoughts.end) {
-                self.inside = false;
-                self.due.clear();
-            } else if self.due.is_empty() {
+        match self.at {
+            At::Start(_) if self.ends_with(&self.thoughts.start) => {
+                self.at = At::Thoughts;
                 self.cut();
             }
-        } else if self.ends_with(&self.thoughts.start) {
-            self.inside = true;
-            self.cut();
+            At::Start(count) if count > self.thoughts.start.len() + FRONT => self.at = At::Answer,
+            At::Start(count) => self.at = At::Start(count + 1),
+            At::Thoughts => {
+                self.used += 1;
+                if self.ends_with(&self.thoughts.end) {
+                    self.at = At::Answer;
+                    self.due.clear();
+                } else if self.due.is_empty() {
+                    self.cut();
+                }
+            }
+            At::Answer => {}
         }
     }
 
     fn cut(&mut self) {
-        if self.inside && self.used >= self.thoughts.limit {
+        if self.at == At::Thoughts && self.used >= self.thoughts.limit {
             self.due.extend(self.thoughts.end.iter());
         }
     }
@@ -93,8 +111,9 @@ mod tests {
     fn thoughts_end_at_their_limit() {
         assert_eq!(run(true, 2, &[7], 6), [7, 7, 2, 3, 7, 7]);
         assert_eq!(run(true, 0, &[7], 4), [2, 3, 7, 7]);
-        // They may begin in the answer, and again after they have ended, with what is left.
-        assert_eq!(run(false, 2, &[7, 1, 8], 9), [7, 1, 8, 7, 2, 3, 1, 2, 3]);
+        // They may begin in the answer, but once, and not in its midst.
+        assert_eq!(run(false, 2, &[7, 1, 8], 9), [7, 1, 8, 7, 2, 3, 1, 8, 7]);
+        assert_eq!(run(false, 1, &[7, 7, 7, 7, 7, 7, 7, 1, 8], 12), [7, 7, 7, 7, 7, 7, 7, 1, 8, 7, 7, 7]);
         assert_eq!(run(false, 2, &[7], 3), [7, 7, 7]);
     }
 

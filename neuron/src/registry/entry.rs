@@ -11,6 +11,7 @@ use tokio::sync::watch;
 use super::LoadFailure;
 use crate::{
     device::{ModelKey, Stats},
+    embeds::Embeds,
     engine::Estimate,
     progress::Progress,
     text::TextModel,
@@ -85,6 +86,11 @@ impl Ready {
         }
         let idle_ms = millis(idle.unwrap_or_else(|| self.since.elapsed()));
         request.min_idle_ms.filter(|least| idle_ms < *least).map(|_| StillNeeded::Used { idle_ms })
+    }
+
+    /// How it makes vectors; `None`: it makes none, whatever its files say.
+    pub(crate) fn embeds(&self) -> Option<&Embeds> {
+        self.text.embeds.as_ref().filter(|_| self.batched || self.encodes)
     }
 
     /// As a length in memory.

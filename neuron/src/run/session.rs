@@ -32,7 +32,7 @@ const HELP: &str = "\
 Ctrl-C ends an answer. Lines that end with \\ go on.";
 
 /// Fields that the program itself fills.
-const OWN: [&str; 4] = ["model", "messages", "stream", "stream_options"];
+const OWN: [&str; 5] = ["model", "messages", "stream", "stream_options", "n"];
 
 pub(super) struct Session {
     model: String,

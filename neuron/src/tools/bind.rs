@@ -1,6 +1,6 @@
 //! Grammars that have a model call tools: that it calls one at all, which, and with what arguments.
 
-use serde_json::{Value, json};
+use serde_json::Value;
 
 use super::{
     Notation, Tool,
@@ -64,15 +64,12 @@ impl<L: Fn(&str) -> String> Writer<'_, L> {
 
     /// One call, without the mark that opens the first.
     fn call(&self, tool: &Tool) -> Result<String, GrammarError> {
-        let object = |arguments: &str| {
-            let parameters = schema(tool)?;
-            let whole = json!({
-                "type": "object", "additionalProperties": false, "required": ["name", arguments],
-                "properties": { "name": { "const": tool.name }, arguments: parameters },
-            });
-            json_rule(&whole, tool.strict)
-        };
+        // Each schema stays the root of its own grammar: what it refers to is counted from there.
         let arguments = || json_rule(&schema(tool)?, tool.strict);
+        let object = |key: &str| {
+            let front = format!("{{\"name\": {}, \"{key}\": ", text(&tool.name));
+            Ok::<_, GrammarError>(format!("{} {} \"}}\"", text(&front), arguments()?))
+        };
         let name = text(&tool.name);
         Ok(match self.notation {
             Notation::Hermes => {

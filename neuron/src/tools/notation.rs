@@ -83,9 +83,10 @@ impl Notation {
     /// What may stand after a call and between calls, and says nothing.
     pub(super) fn closes(self) -> &'static [&'static str] {
         match self {
-            Self::Hermes => &["</tool_call>"],
-            Self::Llama => &[";", ",", "<|eom_id|>"],
-            Self::Mistral | Self::MistralNamed => &[",", "]"],
+            // One brace too many is no word.
+            Self::Hermes => &["</tool_call>", "}"],
+            Self::Llama => &[";", ",", "}", "<|eom_id|>"],
+            Self::Mistral | Self::MistralNamed => &[",", "]", "}"],
             Self::DeepSeek | Self::DeepSeekPlain => &["```", DEEPSEEK_END, "<｜tool▁calls▁end｜>"],
             Self::Gemma => &[],
         }

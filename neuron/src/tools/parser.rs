@@ -127,6 +127,8 @@ impl Parser {
                     Progress::Failed if *begun => {
                         out.push(Piece::End);
                         self.state = State::After;
+                        self.raw.push(c);
+                        self.after(out);
                     }
                     Progress::Failed => self.give_up(out),
                 }

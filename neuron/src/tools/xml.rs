@@ -40,13 +40,18 @@ impl XmlCall {
         } else if let Some(key) = mark("<parameter=") {
             self.key = Some(key.trim().to_owned());
         } else if text == "</function>" {
-            let rest = if self.told == 0 { "{}" } else { "}" };
-            out.extend([Piece::Arguments(rest.to_owned()), Piece::End]);
+            out.extend([self.rest(), Piece::End]);
             return Progress::Done;
         } else {
+            // Its end is missing: what was said of it is whole.
+            out.push(self.rest());
             return Progress::Failed;
         }
         Progress::More
+    }
+
+    fn rest(&self) -> Piece {
+        Piece::Arguments(if self.told == 0 { "{}" } else { "}" }.to_owned())
     }
 
     /// The value may hold anything but the mark that ends it.

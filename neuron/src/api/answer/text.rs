@@ -110,8 +110,31 @@ impl Output {
             self.thought += 1;
         }
         self.held.push(drawn);
-        let taken = self.tell(parts);
-        self.with_tokens(taken)
+        let mut taken = self.tell(parts);
+        if matches!(taken.over, Some(Over::Stop(_))) {
+            self.drop_stop(tokenizer, &taken.pieces);
+        }
+        if !taken.pieces.is_empty() || taken.over.is_some() {
+            taken.tokens.append(&mut self.held);
+        }
+        taken
+    }
+
+    /// Tokens that are the stop string's are told as little as it is.
+    fn drop_stop(&mut self, tokenizer: &Tokenizer, told: &[Piece]) {
+        let length = |piece: &Piece| match piece {
+            Piece::Text(text) => text.len(),
+            Piece::Thought(_) | Piece::Call { .. } | Piece::Arguments(_) => 0,
+        };
+        let mut left: usize = told.iter().map(length).sum();
+        let is_told = |drawn: &&Drawn| {
+            let bytes = tokenizer.piece(drawn.id).len();
+            let fits = (1..=left).contains(&bytes);
+            left = left.saturating_sub(bytes);
+            fits
+        };
+        let kept = self.held.iter().take_while(is_told).count();
+        self.held.truncate(kept);
     }
 
     /// The model has said all.
@@ -125,15 +148,10 @@ impl Output {
             self.answer(rest, &mut taken);
             let pieces = self.parser.as_mut().map(Parser::finish).unwrap_or_default();
             self.calls(pieces, &mut taken);
+            // The end of the text is not the end of a call: the engine says how it ended.
+            taken.over = None;
         }
         taken.tokens.append(&mut self.held);
-        taken
-    }
-
-    fn with_tokens(&mut self, mut taken: Taken) -> Taken {
-        if !taken.pieces.is_empty() || taken.over.is_some() {
-            taken.tokens.append(&mut self.held);
-        }
         taken
     }
 

@@ -64,6 +64,10 @@ fn hermes() {
     // Words after a call, and what closes nothing.
     check("<tool_call>{\"name\": \"now\"}</tool_call> done", "⟨now {}⟩ done");
     check("<tool_call>{\"name\": \"now\"} done", "⟨now {}⟩ done");
+    // A brace too few, one too many, and Qwen3-Coder's own end left out.
+    check("<tool_call>{\"name\": \"now\", \"arguments\": {}</tool_call>", "⟨now {}⟩");
+    check("<tool_call>{\"name\": \"now\", \"arguments\": {}}}</tool_call> x", "⟨now {}⟩ x");
+    check("<tool_call><function=get><parameter=days>1</parameter></tool_call>", "⟨get {\"days\": 1}⟩");
     // Cut short: what has begun is told as far as it came.
     check("<tool_call>{\"name\": \"get\", \"arguments\": {\"city\": \"Ro", "⟨get {\"city\": \"Ro⟩");
 }
