@@ -97,7 +97,8 @@ pub fn collect_from(
     while at < logits.len() && out.len() <= most {
         at = reach(logits, floor, at);
         let end = (at + 4 * LANES).min(logits.len());
-        let found = (0u32..).zip(logits).take(end).skip(at).filter(|(_, logit)| **logit >= floor);
+        let ids = u32::try_from(at).unwrap_or(u32::MAX)..;
+        let found = ids.zip(&logits[at..end]).filter(|(_, logit)| **logit >= floor);
         out.extend(found.map(|(id, logit)| (id, *logit)));
         at = end;
     }

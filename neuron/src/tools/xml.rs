@@ -7,7 +7,7 @@ use super::{Piece, Progress, Tool};
 /// Bytes of one argument.
 const MAX_VALUE: usize = 4 << 20;
 
-/// Reads up to `</function>`.
+/// Reads up to `</function>`, or to whatever stands in its place.
 #[derive(Debug, Clone, Default)]
 pub(super) struct XmlCall {
     text: String,
@@ -39,19 +39,13 @@ impl XmlCall {
             out.push(Piece::Begin(name.to_owned()));
         } else if let Some(key) = mark("<parameter=") {
             self.key = Some(key.trim().to_owned());
-        } else if text == "</function>" {
-            out.extend([self.rest(), Piece::End]);
-            return Progress::Done;
         } else {
-            // Its end is missing: what was said of it is whole.
-            out.push(self.rest());
-            return Progress::Failed;
+            // `</function>`; where that is missing, what was said of the call is whole all the same.
+            let rest = if self.told == 0 { "{}" } else { "}" };
+            out.extend([Piece::Arguments(rest.to_owned()), Piece::End]);
+            return Progress::Done;
         }
         Progress::More
-    }
-
-    fn rest(&self) -> Piece {
-        Piece::Arguments(if self.told == 0 { "{}" } else { "}" }.to_owned())
     }
 
     /// The value may hold anything but the mark that ends it.

@@ -40,18 +40,18 @@ async fn health_and_models_tell_of_the_loaded_model() {
     assert_eq!(model.limit.as_ref().map(|limit| limit.context), Some(8192));
     assert!(model.vram_used_mb.is_some_and(|mb| mb > 100));
     assert_eq!(model.capabilities, ["text"]);
-    assert!(!model.tool_call && !model.reasoning);
+    assert!(model.tool_call && !model.reasoning);
 }
 
 #[tokio::test]
-async fn what_is_not_parsed_is_not_promised() {
+async fn what_the_template_knows_is_promised() {
     let hub = tempfile::tempdir().unwrap();
     let template = "{% if tools %}{{ tools }}<think>{% endif %}{{ messages[0].content }}";
     let model = Gguf::tiny("llama").with_text("tokenizer.chat_template", template);
     model.install(hub.path(), "tiny");
     let daemon = Daemon::start(hub.path(), "").await;
     let models = daemon.load("test/tiny").await.json("/models").await;
-    assert_eq!((&models[0]["tool_call"], &models[0]["reasoning"]), (&json!(false), &json!(false)));
+    assert_eq!((&models[0]["tool_call"], &models[0]["reasoning"]), (&json!(true), &json!(true)));
 }
 
 #[tokio::test]
