@@ -89,12 +89,11 @@ async fn a_grammar_decides_what_comes_and_when_it_is_over() {
 #[tokio::test]
 async fn whoever_waits_for_its_grammar_holds_nobody_up() {
     let (rig, threads) = (rig(MANY).await, GuideThreads::start(1).unwrap());
-    let slow = rig.guided(&threads, &[2, 3, 4], Duration::from_millis(300));
-    let started = Instant::now();
+    let mut slow = rig.guided(&threads, &[2, 3], Duration::from_millis(1500));
     let quick = rig.ask_for(generation(rig.key, "", &[31], 25));
     assert_eq!(all(quick).await.0.len(), 25);
-    assert!(started.elapsed() < Duration::from_millis(300), "it waited for the other's grammar");
-    assert_eq!(all(slow).await, (vec![2, 3, 4], Ok(Finish::Stop)));
+    assert!(slow.try_recv().is_err(), "the quick one waited for the other's grammar");
+    assert_eq!(all(slow).await, (vec![2, 3], Ok(Finish::Stop)));
 }
 
 #[tokio::test]
