@@ -13,8 +13,8 @@ pub struct Scratch {
     weights: Vec<f32>,
 }
 
-/// How far below the largest logit, in units of the temperature, top_p looks at first, and how much further each time.
-const REACH: f32 = 6.0;
+/// How far below the largest logit, in units of the temperature, top_p looks at first, and half as much further each time.
+const REACH: f32 = 4.0;
 /// Candidates that are sorted at first for top_p; four times as many at each further try.
 const TOP_P_START: usize = 256;
 /// Candidates that wait for the next selection of top_k, at least.
@@ -44,8 +44,7 @@ pub(super) fn draw(
         kernels::collect_from(logits, 0, floor, usize::MAX, candidates);
     } else if top_p < 1.0 {
         let wanted = kernels::weight_sums(logits, max, by, sums) * f64::from(top_p);
-        reach_share(logits, max, temperature, wanted, candidates);
-        weigh(candidates, max, by, weights);
+        reach_share(logits, max, temperature, wanted, candidates, weights);
         keep_share(candidates, wanted);
         return pick(candidates, random).unwrap_or(best.0);
     } else {
@@ -79,19 +78,26 @@ pub(super) fn largest(logits: &[f32], count: usize, floor: f32, out: &mut Vec<(u
     }
 }
 
-/// All tokens down to some logit that together weigh at least `wanted`.
-fn reach_share(logits: &[f32], max: f32, temperature: f32, wanted: f64, out: &mut Vec<(u32, f32)>) {
+/// All tokens down to some logit that together weigh at least `wanted`, with their weights.
+fn reach_share(
+    logits: &[f32],
+    max: f32,
+    temperature: f32,
+    wanted: f64,
+    out: &mut Vec<(u32, f32)>,
+    weights: &mut Vec<f32>,
+) {
     let mut reach = REACH;
     loop {
         let floor = (max - reach * temperature).max(f32::MIN);
         out.clear();
         kernels::collect_from(logits, 0, floor, usize::MAX, out);
-        let sum: f64 = out.iter().map(|(_, logit)| f64::from((logit - max) / temperature).exp()).sum();
+        weigh(out, max, temperature.recip(), weights);
         // Beyond, weights are 0 in f32.
-        if sum >= wanted || reach > 88.0 {
+        if total(out) >= wanted || reach > 88.0 {
             return;
         }
-        reach *= 2.0;
+        reach += REACH / 2.0;
     }
 }
 
