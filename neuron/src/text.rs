@@ -76,3 +76,12 @@ impl TextModel {
         made.as_ref().map_err(GrammarError::clone)
     }
 }
+
+/// Bytes of the longest end of `text` that `mark` starts with, without being all of it.
+pub(crate) fn overlap(text: &str, mark: &str) -> usize {
+    let longest = text.len().min(mark.len().saturating_sub(1));
+    let ends = (1..=longest).rev().filter(|len| text.is_char_boundary(text.len() - len));
+    ends.into_iter()
+        .find(|len| mark.as_bytes().starts_with(&text.as_bytes()[text.len() - len..]))
+        .unwrap_or(0)
+}

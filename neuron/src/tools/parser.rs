@@ -8,6 +8,7 @@ use super::{
     notation::{Kind, Notation},
     xml::XmlCall,
 };
+use crate::text::overlap;
 
 /// A part of an answer.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -241,15 +242,6 @@ impl Parser {
             raw.chars().for_each(|c| self.take(c, out));
         }
     }
-}
-
-/// Bytes of the longest end of `text` that `mark` starts with, without being all of it.
-fn overlap(text: &str, mark: &str) -> usize {
-    let longest = text.len().min(mark.len().saturating_sub(1));
-    let ends = (1..=longest).rev().filter(|len| text.is_char_boundary(text.len() - len));
-    ends.into_iter()
-        .find(|len| mark.as_bytes().starts_with(&text.as_bytes()[text.len() - len..]))
-        .unwrap_or(0)
 }
 
 /// Pieces of one kind that follow each other, as one.

@@ -1,5 +1,7 @@
 //! Stop strings, found wherever the text is cut. What might be the start of one is held back.
 
+use crate::text::overlap;
+
 /// Watches an answer for its stop strings.
 #[derive(Debug, Clone)]
 pub(super) struct StopMatcher {
@@ -45,15 +47,6 @@ impl StopMatcher {
     pub(super) fn stop(&self, which: usize) -> &str {
         self.stops.get(which).map_or("", String::as_str)
     }
-}
-
-/// Bytes of the longest end of `text` that `stop` starts with, without being all of it.
-fn overlap(text: &str, stop: &str) -> usize {
-    let longest = text.len().min(stop.len().saturating_sub(1));
-    let ends = (1..=longest).rev().filter(|len| text.is_char_boundary(text.len() - len));
-    ends.into_iter()
-        .find(|len| stop.as_bytes().starts_with(&text.as_bytes()[text.len() - len..]))
-        .unwrap_or(0)
 }
 
 #[cfg(test)]
