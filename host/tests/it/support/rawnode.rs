@@ -19,6 +19,8 @@ pub enum Fault {
     Hang,
     /// These bytes, then those again and again.
     Endless(&'static str, &'static str),
+    /// The same at a pace that leaves others room.
+    Murmur(&'static str, &'static str),
     /// These bytes one at a time.
     Slow(&'static str),
 }
@@ -79,6 +81,13 @@ async fn answer(stream: &mut TcpStream, fault: Fault) -> std::io::Result<()> {
             stream.write_all(first.as_bytes()).await?;
             loop {
                 stream.write_all(again.as_bytes()).await?;
+            }
+        }
+        Fault::Murmur(first, again) => {
+            stream.write_all(first.as_bytes()).await?;
+            loop {
+                stream.write_all(again.as_bytes()).await?;
+                tokio::time::sleep(Duration::from_millis(20)).await;
             }
         }
         Fault::Slow(bytes) => {
