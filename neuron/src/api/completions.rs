@@ -120,7 +120,7 @@ async fn whole(answers: Vec<Answer>, mut choices: Vec<Choice>, frame: &Frame) ->
         if let Part::End(end) = &part {
             usages.push((choice.prompt_number(), end.usage));
         }
-        choice.take(part, &frame.text.tokenizer);
+        choice.take(part);
     }
     let told =
         choices.iter_mut().enumerate().map(|(index, choice)| choice.told(index, &frame.text.tokenizer));
@@ -143,7 +143,7 @@ fn chunks(answers: Vec<Answer>, choices: Vec<Choice>, frame: Frame) -> impl Stre
         if let Part::End(end) = &part {
             usages.push((choice.prompt_number(), end.usage));
         }
-        choice.take(part, &frame.text.tokenizer);
+        choice.take(part);
         let mut bytes = Vec::new();
         if choice.has_news() {
             let told = choice.told(index, &frame.text.tokenizer);

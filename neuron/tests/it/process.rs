@@ -240,9 +240,13 @@ impl Talking {
 
     /// Waits until it has said `words`.
     async fn until(&self, words: &str) {
+        self.until_said(|said| said.contains(words), words).await;
+    }
+
+    async fn until_said(&self, holds: impl Fn(&str) -> bool, what: &str) {
         let deadline = Instant::now() + Duration::from_secs(60);
-        while !self.said.lock().unwrap().contains(words) {
-            assert!(Instant::now() < deadline, "{words:?} is not in {:?}", self.said.lock().unwrap());
+        while !holds(&self.said.lock().unwrap()) {
+            assert!(Instant::now() < deadline, "{what:?} is not in {:?}", self.said.lock().unwrap());
             tokio::time::sleep(Duration::from_millis(20)).await;
         }
     }
@@ -261,9 +265,7 @@ async fn a_conversation_in_the_terminal() {
     talk.type_in("/set ignore_eos true");
     talk.type_in("Write a very long story.");
     let before = talk.said.lock().unwrap().len();
-    while talk.said.lock().unwrap().len() < before + 40 {
-        tokio::time::sleep(Duration::from_millis(20)).await;
-    }
+    talk.until_said(|said| said.len() > before + 40, "a story").await;
     signal(&talk.running, "-INT");
     talk.until(" …\n").await;
     talk.type_in("/set");

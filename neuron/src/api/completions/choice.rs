@@ -54,7 +54,7 @@ impl Choice {
         self.number
     }
 
-    pub(super) fn take(&mut self, part: Part, _: &Tokenizer) {
+    pub(super) fn take(&mut self, part: Part) {
         match part {
             Part::Prompt(logprobs) => self.prompt_logprobs.extend(logprobs),
             Part::Said(pieces, tokens) => {
