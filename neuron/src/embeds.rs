@@ -5,7 +5,7 @@ use std::path::Path;
 use serde_json::Value;
 
 use crate::{
-    engine::Pooling,
+    engine::{Pooling, encoder_types},
     folder::{FolderError, MAX_JSON_BYTES, Problem, bytes, optional_json},
     gguf::{GgufError, Header},
     safetensors::CONFIG,
@@ -15,8 +15,6 @@ use crate::{
 pub(crate) const MODULES: &str = "modules.json";
 pub(crate) const POOLING: &str = "1_Pooling/config.json";
 pub(crate) const LENGTH: &str = "sentence_bert_config.json";
-/// Models that make vectors whether such files are there or not.
-const ENCODERS: [&str; 1] = ["bert"];
 
 /// What a model that makes vectors does.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -52,7 +50,8 @@ impl Embeds {
         };
         let pooling = optional_json(folder, POOLING)?;
         let kind = config.root().optional_text("model_type")?.unwrap_or_default();
-        let encodes = ENCODERS.contains(&kind);
+        // They make vectors whether such files are there or not.
+        let encodes = encoder_types().any(|encoder| encoder == kind);
         if modules.is_none() && pooling.is_none() && !encodes {
             return Ok(None);
         }

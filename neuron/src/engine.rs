@@ -1,7 +1,7 @@
 //! What runs on a device's thread: models, their requests, which of them the next forward works for, and
 //! sampling.
 //!
-//! Reading order: [`model`] is what the thread asks of a model; [`decoder`] is our own; [`lane`] decides what
+//! Reading order: [`model`] is what the thread asks of a model; [`decoder`] is our own, and [`encoder`] for vectors; [`lane`] decides what
 //! each forward works for, with [`queue`] and [`blocks`]; [`sequence`] is one request. Between steps the thread
 //! looks at its controls, so loading, unloading and cancelling never wait for a whole answer.
 
@@ -10,6 +10,7 @@ mod blocks;
 mod blueprint;
 mod candle;
 mod decoder;
+mod encoder;
 mod estimate;
 mod guide;
 mod lane;
@@ -27,6 +28,8 @@ pub(crate) use blocks::{Changed, Mark};
 pub use blueprint::Blueprint;
 pub use candle::Form;
 pub use decoder::{CpuBackend, KvFormat, MAX_SEQUENCES};
+pub use encoder::EncoderForm;
+pub(crate) use encoder::{Encoder, encoder_types};
 pub use estimate::{Estimate, MARGIN_MB};
 pub use guide::{Grammar, Guide, GuideThreads};
 pub(crate) use lane::{Lane, Stepped};

@@ -157,6 +157,13 @@ impl Safetensors {
         problem.of(file.map_or(WHOLE, String::as_str))
     }
 
+    /// Bytes of a tensor's elements as they are packed for computing, by the files' own name for it.
+    pub(crate) fn packed_bytes(&self, name: &str) -> u64 {
+        let Some(tensor) = self.tensors.get(name) else { return 0 };
+        let [rows @ .., columns] = &tensor.dims[..] else { return 0 };
+        tensor.dtype.float().map_or(0, |float| float.packed_bytes(rows.iter().product(), *columns))
+    }
+
     /// How a tensor is stored, by GGUF's name for it; of experts that one name stands for, the first. `None`:
     /// it is not there, or of a type that is not computed with.
     pub(crate) fn kind(&self, gguf_name: &str) -> Option<Kind> {
@@ -168,7 +175,13 @@ impl Safetensors {
     pub(crate) fn read(&self, gguf_name: &str, expert: Option<u64>) -> Result<Raw, ModelError> {
         let missing = || ModelError(format!("tensor {gguf_name} is missing"));
         let name = self.names.name(gguf_name, expert).ok_or_else(missing)?;
-        let tensor = self.tensors.get(&name).ok_or_else(missing)?;
+        self.read_own(&name)
+    }
+
+    /// Reads a tensor by the files' own name for it.
+    pub(crate) fn read_own(&self, name: &str) -> Result<Raw, ModelError> {
+        let missing = || ModelError(format!("tensor {name} is missing"));
+        let tensor = self.tensors.get(name).ok_or_else(missing)?;
         let unknown = || ModelError(format!("tensor {name} is {}", tensor.dtype.name()));
         let kind = Kind::Float(tensor.dtype.float().ok_or_else(unknown)?);
         let columns = tensor.dims.last().copied().unwrap_or(1);

@@ -11,7 +11,7 @@ use half::bf16;
 use crate::{
     Pool,
     cpu::Level,
-    dense::{LANES, View, kernel},
+    dense::{self, LANES, View, kernel},
     kv::{KV_BLOCK, KvCache},
     ops,
     shared::Shared,
@@ -199,7 +199,7 @@ impl Job<'_> {
 
 /// The kernel over any number of rows; row r of `x` is `x[r * x_stride..][..columns]`.
 #[expect(clippy::too_many_arguments, reason = "two matrices and their strides")]
-fn times(
+pub(crate) fn times(
     level: Level,
     w: View<'_>,
     stride: usize,
@@ -210,9 +210,10 @@ fn times(
     out: &mut [f32],
     out_stride: usize,
 ) {
-    for first in (0..rows).step_by(crate::dense::MOST) {
-        let count = crate::dense::MOST.min(rows - first);
-        let x: [&[f32]; crate::dense::MOST] = std::array::from_fn(|n| {
+    let most = dense::rows_a_pass(level);
+    for first in (0..rows).step_by(most) {
+        let count = most.min(rows - first);
+        let x: [&[f32]; dense::MOST] = std::array::from_fn(|n| {
             let row = first + n.min(count - 1);
             &x[row * x_stride..row * x_stride + columns]
         });

@@ -7,12 +7,17 @@ pub(crate) mod kernel;
 
 use half::{bf16, f16};
 
-use crate::{Pool, cpu::Level, shared::Shared};
+use crate::{Pool, aligned::Aligned, cpu::Level, shared::Shared};
 
 /// Rows of a panel.
 pub const LANES: usize = 16;
-/// Rows of activations that one pass over a panel takes.
-pub(crate) const MOST: usize = 6;
+/// Rows of activations that one pass over a panel takes at most; see [`rows_a_pass`].
+pub(crate) const MOST: usize = 12;
+
+/// As many rows of activations as keep their sums in registers while a panel passes.
+pub(crate) fn rows_a_pass(level: Level) -> usize {
+    if level >= Level::Avx512 { MOST } else { MOST / 2 }
+}
 
 /// A float format.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -46,6 +51,11 @@ impl Float {
         }
     }
 
+    /// `out.len()` elements as floats, from the one at `first` on.
+    pub fn widen(self, bytes: &[u8], first: usize, out: &mut [f32]) {
+        out.iter_mut().enumerate().for_each(|(n, out)| *out = self.get(bytes, first + n));
+    }
+
     /// Elements as floats.
     pub fn to_f32(self, bytes: &[u8]) -> Vec<f32> {
         (0..bytes.len() / self.bytes()).map(|at| self.get(bytes, at)).collect()
@@ -54,9 +64,9 @@ impl Float {
 
 /// Elements in memory, by their width.
 pub(crate) enum Elements {
-    F32(Vec<f32>),
-    F16(Vec<u16>),
-    BF16(Vec<u16>),
+    F32(Aligned<f32>),
+    F16(Aligned<u16>),
+    BF16(Aligned<u16>),
 }
 
 /// Where a kernel finds its panel's elements.
@@ -70,9 +80,9 @@ pub(crate) enum View<'a> {
 impl Elements {
     pub(crate) fn zeros(float: Float, len: usize) -> Self {
         match float {
-            Float::F32 => Self::F32(vec![0.0; len]),
-            Float::F16 => Self::F16(vec![0; len]),
-            Float::BF16 => Self::BF16(vec![0; len]),
+            Float::F32 => Self::F32(Aligned::zeros(len)),
+            Float::F16 => Self::F16(Aligned::zeros(len)),
+            Float::BF16 => Self::BF16(Aligned::zeros(len)),
         }
     }
 
@@ -174,6 +184,20 @@ impl DenseMatrix {
         let len = LANES * self.columns;
         let out = out.as_flattened_mut();
         kernel::panel_times(level, self.data.view(panel * len, len), LANES, x, out, LANES);
+    }
+
+    /// The same of this panel and the next with [`MOST`] rows; `false`, and nothing done, where the machine
+    /// is better given one at a time.
+    pub(crate) fn pair_times(
+        &self,
+        level: Level,
+        panel: usize,
+        x: &[&[f32]; MOST],
+        out: &mut [[[f32; LANES]; MOST]; 2],
+    ) -> bool {
+        let len = LANES * self.columns;
+        let w = [panel, panel + 1].map(|panel| self.data.view(panel * len, len));
+        kernel::pair_times(level, w, x, out.as_flattened_mut().as_flattened_mut())
     }
 
     /// A row as floats: `[columns]`.

@@ -108,7 +108,7 @@ impl KvCache {
         let tasks = if slots.len() * heads * dim < 8192 { 1 } else { heads };
         macro_rules! store {
             ($keys:expr, $values:expr, $narrow:expr) => {{
-                let (key_out, value_out) = (Shared::new($keys), Shared::new($values));
+                let (key_out, value_out) = (Shared::new(&mut $keys[..]), Shared::new(&mut $values[..]));
                 pool.run(tasks, |task| {
                     for head in (0..heads).filter(|head| head % tasks == task) {
                         for (n, slot) in slots.iter().enumerate() {

@@ -2,7 +2,8 @@
 //!
 //! Reading order: [`cpu`] says which instructions there are; [`quant`] and [`dense`] hold matrices as their
 //! kernels want them, and [`matrix`] shares their products out over the threads of [`pool`]; [`kv`] holds
-//! keys and values in blocks, which [`attention`] goes over; [`ops`] is what lies between, and
+//! keys and values in blocks, which [`attention`] goes over ([`texts`] where
+//! every token of a text sees every other); [`ops`] is what lies between, and
 //! [`logits`] what sampling asks of a whole vocabulary.
 //!
 //! One promise holds throughout: what comes out for a token depends on that token's own sequence and on
@@ -15,6 +16,7 @@
 )]
 
 mod acts;
+mod aligned;
 pub mod attention;
 pub mod cpu;
 pub mod dense;
@@ -25,6 +27,7 @@ pub mod ops;
 pub mod pool;
 pub mod quant;
 mod shared;
+pub mod texts;
 
 pub use matrix::{Input, Matrix, Product, each_row, multiply};
 pub use pool::Pool;

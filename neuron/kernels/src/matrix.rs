@@ -89,6 +89,12 @@ impl Input {
         self.rows
     }
 
+    /// All rows as they are, to be changed; call [`Input::ready`] then.
+    pub fn floats_mut(&mut self) -> &mut [f32] {
+        self.quantized = false;
+        &mut self.floats[..self.rows * self.columns]
+    }
+
     /// A row's floats.
     pub fn row(&self, row: usize) -> &[f32] {
         &self.floats[row * self.columns..(row + 1) * self.columns]
@@ -113,6 +119,22 @@ pub struct Product<'a> {
     pub out: &'a mut [f32],
     /// Add to what is there.
     pub add: bool,
+    /// Added to each row of products: `[matrix.rows]`
+    pub bias: Option<&'a [f32]>,
+    /// Done to the products after that, element by element, before they are put anywhere.
+    pub then: Option<fn(&mut [f32])>,
+}
+
+impl<'a> Product<'a> {
+    /// out = input * matrix
+    pub fn new(matrix: &'a Matrix, input: &'a Input, out: &'a mut [f32]) -> Self {
+        Self { matrix, input, out, add: false, bias: None, then: None }
+    }
+
+    /// out += input * matrix
+    pub fn adding(matrix: &'a Matrix, input: &'a Input, out: &'a mut [f32]) -> Self {
+        Self { add: true, ..Self::new(matrix, input, out) }
+    }
 }
 
 /// How many tasks `items` are worth that go over `bytes` in all.
@@ -139,6 +161,8 @@ struct Part<'a> {
     input: &'a Input,
     out: Shared<'a, f32>,
     add: bool,
+    bias: Option<&'a [f32]>,
+    then: Option<fn(&mut [f32])>,
     first_task: usize,
     panels: usize,
     panels_a_task: usize,
@@ -154,10 +178,11 @@ pub fn multiply(pool: &mut Pool, products: &mut [Product<'_>]) {
 pub(crate) fn multiply_at(level: Level, pool: &mut Pool, products: &mut [Product<'_>]) {
     let mut tasks = 0;
     let mut parts = Vec::with_capacity(products.len());
-    for Product { matrix, input, out, add } in products {
+    for Product { matrix, input, out, add, bias, then } in products {
         assert_eq!(matrix.columns(), input.columns, "columns of {matrix:?} and its input");
         assert_eq!(out.len(), input.rows * matrix.rows(), "the products of {matrix:?}");
         assert!(input.quantized || matches!(matrix, Matrix::Dense(_)), "{matrix:?} wants quantised input");
+        assert!(bias.is_none_or(|bias| bias.len() == matrix.rows()), "the bias of {matrix:?}");
         if input.rows == 0 {
             continue;
         }
@@ -165,7 +190,17 @@ pub(crate) fn multiply_at(level: Level, pool: &mut Pool, products: &mut [Product
         let wanted = tasks_for(pool, panels, matrix.bytes() * input.rows);
         let panels_a_task = panels.div_ceil(wanted.max(1));
         let out = Shared::new(out);
-        parts.push(Part { matrix, input, out, add: *add, first_task: tasks, panels, panels_a_task });
+        parts.push(Part {
+            matrix,
+            input,
+            out,
+            add: *add,
+            bias: *bias,
+            then: *then,
+            first_task: tasks,
+            panels,
+            panels_a_task,
+        });
         tasks += panels.div_ceil(panels_a_task);
     }
     pool.run(tasks, |task| {
@@ -183,16 +218,40 @@ impl Part<'_> {
             Matrix::Quant(_) => self.input.columns * 2,
             Matrix::Dense(_) => self.input.columns * 4,
         };
-        let most = if matches!(self.matrix, Matrix::Quant(_)) { quant::MOST } else { dense::MOST };
+        let is_quant = matches!(self.matrix, Matrix::Quant(_));
+        let most = if is_quant { quant::MOST } else { dense::rows_a_pass(level) };
         let tile = (TILE_BYTES / row_bytes.max(1)).max(1).next_multiple_of(most);
         for from in (0..rows).step_by(tile) {
             let to = (from + tile).min(rows);
-            for panel in panels.clone() {
-                for x in (from..to).step_by(most) {
-                    self.block(level, panel, x..(x + most).min(to));
+            let mut panel = panels.start;
+            while panel < panels.end {
+                let mut x = from;
+                let has_next = panel + 1 < panels.end;
+                while has_next && x + dense::MOST <= to && self.pair(level, panel, x) {
+                    x += dense::MOST;
                 }
+                for panel in panel..panels.end.min(panel + 2) {
+                    for x in (x..to).step_by(most) {
+                        self.block(level, panel, x..(x + most).min(to));
+                    }
+                }
+                panel += 2;
             }
         }
+    }
+
+    /// Two panels times many rows of activations; `false`: they are done one by one.
+    fn pair(&self, level: Level, panel: usize, x: usize) -> bool {
+        let Matrix::Dense(matrix) = self.matrix else { return false };
+        let rows: [_; dense::MOST] = std::array::from_fn(|n| self.input.row(x + n));
+        let mut out = [[[0.0; dense::LANES]; dense::MOST]; 2];
+        if !matrix.pair_times(level, panel, &rows, &mut out) {
+            return false;
+        }
+        for (panel, out) in (panel..).zip(&mut out) {
+            self.put(panel, x, out);
+        }
+        true
     }
 
     /// One panel times a few rows of activations.
@@ -203,27 +262,45 @@ impl Part<'_> {
                     std::array::from_fn(|n| self.input.acts.row((x.start + n).min(x.end - 1)));
                 let mut out = [[0.0; quant::PANEL]; quant::MOST];
                 matrix.panel_times(level, panel, &rows[..x.len()], &mut out);
-                out[..x.len()].iter().enumerate().for_each(|(n, out)| self.put(panel, x.start + n, out));
+                self.put(panel, x.start, &mut out[..x.len()]);
             }
             Matrix::Dense(matrix) => {
                 let rows: [_; dense::MOST] =
                     std::array::from_fn(|n| self.input.row((x.start + n).min(x.end - 1)));
                 let mut out = [[0.0; dense::LANES]; dense::MOST];
                 matrix.panel_times(level, panel, &rows[..x.len()], &mut out);
-                out[..x.len()].iter().enumerate().for_each(|(n, out)| self.put(panel, x.start + n, out));
+                self.put(panel, x.start, &mut out[..x.len()]);
             }
         }
     }
 
-    fn put(&self, panel: usize, row: usize, products: &[f32]) {
-        let (all, from) = (self.matrix.rows(), panel * products.len());
-        let len = products.len().min(all - from);
-        // SAFETY: a panel's rows are written by one task alone.
-        let out = unsafe { self.out.slice(row * all + from, len) };
-        if self.add {
-            out.iter_mut().zip(products).for_each(|(out, product)| *out += product);
-        } else {
-            out.copy_from_slice(&products[..len]);
+    /// Products of a panel with the rows of activations from `first` on.
+    fn put<const N: usize>(&self, panel: usize, first: usize, products: &mut [[f32; N]]) {
+        let (all, from) = (self.matrix.rows(), panel * N);
+        let len = N.min(all - from);
+        if let Some(bias) = self.bias {
+            let bias = &bias[from..from + len];
+            for products in &mut *products {
+                products.iter_mut().zip(bias).for_each(|(product, bias)| *product += bias);
+            }
+        }
+        if let Some(then) = self.then {
+            then(products.as_flattened_mut());
+        }
+        for (row, products) in (first..).zip(products) {
+            // SAFETY: a panel's rows are written by one task alone.
+            let out = unsafe { self.out.slice(row * all + from, len) };
+            // Nearly every panel is whole, and of a length that is known here.
+            match <&mut [f32; N]>::try_from(&mut *out) {
+                Ok(out) if self.add => {
+                    out.iter_mut().zip(products).for_each(|(out, product)| *out += *product)
+                }
+                Ok(out) => *out = *products,
+                Err(_) if self.add => {
+                    out.iter_mut().zip(products).for_each(|(out, product)| *out += *product)
+                }
+                Err(_) => out.copy_from_slice(&products[..len]),
+            }
         }
     }
 }

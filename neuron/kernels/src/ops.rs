@@ -23,6 +23,15 @@ macro_rules! versions {
         $(#[$about])*
         $vis fn $name($($arg: $kind),*) $(-> $out)? {
             #[cfg(target_arch = "x86_64")]
+            if Level::best() >= Level::Avx512 {
+                #[target_feature(enable = "avx512f,avx512bw,avx512vl,avx2,fma,f16c")]
+                unsafe fn with_avx512($($arg: $kind),*) $(-> $out)? {
+                    $body::<true>($($arg),*)
+                }
+                // SAFETY: the level says that this machine has the instructions.
+                return unsafe { with_avx512($($arg),*) };
+            }
+            #[cfg(target_arch = "x86_64")]
             if Level::best() >= Level::Avx2 {
                 #[target_feature(enable = "avx2,fma,f16c")]
                 unsafe fn with_avx2($($arg: $kind),*) $(-> $out)? {
@@ -160,18 +169,87 @@ fn tanh<const FMA: bool>(x: f32) -> f32 {
 }
 
 #[inline(always)]
-fn gelu_times_body<const FMA: bool>(gate: &mut [f32], up: &[f32]) {
+fn gelu_by_tanh<const FMA: bool>(x: f32) -> f32 {
     /// sqrt(2 / pi)
     const ROOT: f32 = 0.797_884_6;
+    let inner = ROOT * x * fma_if::<FMA>(0.044_715 * x, x, 1.0);
+    0.5 * x * (1.0 + tanh::<FMA>(inner))
+}
+
+#[inline(always)]
+fn gelu_times_body<const FMA: bool>(gate: &mut [f32], up: &[f32]) {
     for (gate, up) in gate.iter_mut().zip(up) {
-        let x = *gate;
-        let inner = ROOT * x * fma_if::<FMA>(0.044_715 * x, x, 1.0);
-        *gate = 0.5 * x * (1.0 + tanh::<FMA>(inner)) * up;
+        *gate = gelu_by_tanh::<FMA>(*gate) * up;
     }
 }
 versions! {
     /// gate = gelu(gate) * up, by gelu's tanh form.
     pub fn gelu_times(gate: &mut [f32], up: &[f32]) = gelu_times_body
+}
+
+#[inline(always)]
+fn gelu_body<const FMA: bool>(x: &mut [f32]) {
+    // erf(z) = 1 - (a1 t + ... + a5 t^5) e^(-z^2) with t = 1 / (1 + p z) for z >= 0, to 1.5e-7: Abramowitz and
+    // Stegun, Handbook of Mathematical Functions, 7.1.26.
+    const P: f32 = 0.327_591_1;
+    for x in x {
+        let z = x.abs() * std::f32::consts::FRAC_1_SQRT_2;
+        let t = 1.0 / fma_if::<FMA>(P, z, 1.0);
+        let mut poly = 1.061_405_4;
+        for a in [-1.453_152_1, 1.421_413_8, -0.284_496_72, 0.254_829_6] {
+            poly = fma_if::<FMA>(poly, t, a);
+        }
+        let tail = poly * t * exp::<FMA>(-z * z);
+        // The half of the tail that is beyond |x|, and what is before it.
+        *x *= if *x < 0.0 { 0.5 * tail } else { 1.0 - 0.5 * tail };
+    }
+}
+versions! {
+    /// x = gelu(x), by its definition: x times the normal distribution's share below x.
+    pub fn gelu(x: &mut [f32]) = gelu_body
+}
+
+#[inline(always)]
+fn gelu_tanh_body<const FMA: bool>(x: &mut [f32]) {
+    x.iter_mut().for_each(|x| *x = gelu_by_tanh::<FMA>(*x));
+}
+versions! {
+    /// x = gelu(x), by its tanh form.
+    pub fn gelu_tanh(x: &mut [f32]) = gelu_tanh_body
+}
+
+#[inline(always)]
+fn relu_body<const FMA: bool>(x: &mut [f32]) {
+    x.iter_mut().for_each(|x| *x = if *x < 0.0 { 0.0 } else { *x });
+}
+versions! {
+    /// x = max(x, 0)
+    pub fn relu(x: &mut [f32]) = relu_body
+}
+
+#[inline(always)]
+fn layer_norm_body<const FMA: bool>(x: &mut [f32], weight: &[f32], bias: &[f32], epsilon: f32) {
+    let n = x.len() as f32;
+    let mut lanes = [0.0; LANES];
+    let chunks = x.chunks_exact(LANES);
+    for (lane, x) in lanes.iter_mut().zip(chunks.remainder()) {
+        *lane += x;
+    }
+    for chunk in chunks {
+        for (lane, x) in lanes.iter_mut().zip(chunk) {
+            *lane += x;
+        }
+    }
+    let mean = sum(lanes) / n;
+    x.iter_mut().for_each(|x| *x -= mean);
+    let scale = 1.0 / (square_sum::<FMA>(x) / n + epsilon).sqrt();
+    for ((x, weight), bias) in x.iter_mut().zip(weight).zip(bias) {
+        *x = fma_if::<FMA>(*x * scale, *weight, *bias);
+    }
+}
+versions! {
+    /// x = (x - mean) / sqrt(variance + epsilon) * weight + bias; all of one length.
+    pub fn layer_norm(x: &mut [f32], weight: &[f32], bias: &[f32], epsilon: f32) = layer_norm_body
 }
 
 #[inline(always)]

@@ -1,6 +1,6 @@
 use std::sync::Arc;
 
-use super::{Architecture, Form, Shape, ShapeError, candle};
+use super::{Architecture, EncoderForm, Form, Shape, ShapeError, candle, encoder_types};
 use crate::{gguf::Header, safetensors::Safetensors};
 
 /// How a model is computed.
@@ -8,6 +8,8 @@ use crate::{gguf::Header, safetensors::Safetensors};
 pub enum Blueprint {
     /// By our decoder: many sequences at once.
     Decoder(Shape),
+    /// Vectors of whole texts, by our encoder: many at once.
+    Encoder(EncoderForm),
     /// By candle-transformers: one at a time.
     Candle(Form),
 }
@@ -15,6 +17,9 @@ pub enum Blueprint {
 impl Blueprint {
     /// Reads the numbers and checks every tensor that a forward will use.
     pub fn from_safetensors(files: &Arc<Safetensors>) -> Result<Self, ShapeError> {
+        if let Some(form) = EncoderForm::from_safetensors(files)? {
+            return Ok(Self::Encoder(form));
+        }
         let ours = Architecture::by_model_type(files.root().text("model_type")?).is_some();
         match Form::from_safetensors(files)? {
             Some(form) if !ours => Ok(Self::Candle(form)),
@@ -33,17 +38,19 @@ impl Blueprint {
     /// Tokens of prompt and answer that fit: the least of what the model and the configuration (0: no
     /// limit of its own) allow.
     pub fn context(&self, configured: u64) -> u64 {
-        match self {
-            Self::Decoder(shape) => shape.context(configured),
-            Self::Candle(form) if configured == 0 => form.context,
-            Self::Candle(form) => form.context.min(configured),
-        }
+        let made_for = match self {
+            Self::Decoder(shape) => return shape.context(configured),
+            Self::Encoder(form) => form.context(),
+            Self::Candle(form) => form.context,
+        };
+        if configured == 0 { made_for } else { made_for.min(configured) }
     }
 
     /// Logits of a token.
     pub fn vocab(&self) -> u64 {
         match self {
             Self::Decoder(shape) => shape.vocab,
+            Self::Encoder(form) => form.vocab(),
             Self::Candle(form) => form.vocab,
         }
     }
@@ -55,7 +62,7 @@ impl Blueprint {
 
     /// It makes vectors of texts, and no text.
     pub fn encodes(&self) -> bool {
-        matches!(self, Self::Candle(form) if form.encodes)
+        matches!(self, Self::Encoder(_))
     }
 
     /// What can be run out of GGUF, by name, in the order in which errors list it.
@@ -67,6 +74,6 @@ impl Blueprint {
     /// What can be run out of safetensors.
     pub fn of_safetensors() -> Vec<String> {
         let ours = Architecture::ALL.iter().map(|a| a.name());
-        ours.chain(candle::model_types()).map(str::to_owned).collect()
+        ours.chain(encoder_types()).chain(candle::model_types()).map(str::to_owned).collect()
     }
 }

@@ -6,18 +6,16 @@
 //!
 //! Reading order: [`catalogue`] says which there are and what is peculiar to each; [`form`] checks a model's
 //! files by building it without memory; [`reader`] hands out its tensors; [`gguf`] has those that come in GGUF
-//! files; [`single`] runs them, and [`encoder`] those that make vectors of texts, many at once.
+//! files; [`single`] runs them.
 
 mod catalogue;
 mod config;
-mod encoder;
 mod form;
 mod gguf;
 mod nets;
 mod reader;
 mod single;
 
-pub(super) use encoder::Encoder;
 pub use form::Form;
 pub(super) use single::Single;
 

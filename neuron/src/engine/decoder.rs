@@ -16,8 +16,8 @@ use neuron_kernels::{
 };
 
 use super::{
-    Backend, Batch, Blueprint, Limits, Logits, Model, ModelError, Room, Rows, Shape, Weights,
-    candle::{Encoder, Single},
+    Backend, Batch, Blueprint, Encoder, Limits, Logits, Model, ModelError, Room, Rows, Shape, Weights,
+    candle::Single,
 };
 use layer::Layer;
 use rope::Rotary;
@@ -92,7 +92,7 @@ impl Backend for CpuBackend {
     ) -> Result<Box<dyn Model>, ModelError> {
         Ok(match plan {
             Blueprint::Decoder(shape) => Box::new(Decoder::load(*self, weights, shape, room)?),
-            Blueprint::Candle(form) if form.encodes => Box::new(Encoder::load(form, weights, room)?),
+            Blueprint::Encoder(form) => Box::new(Encoder::load(self.threads, weights, form, room)?),
             Blueprint::Candle(form) => Box::new(Single::load(form, weights, room)?),
         })
     }
@@ -212,7 +212,7 @@ impl Decoder {
         }
         input.ready(&mut self.pool, [matrix]);
         logits.resize(wanted.len() * twice * vocab, 0.0);
-        multiply(&mut self.pool, &mut [Product { matrix, input, out: logits, add: false }]);
+        multiply(&mut self.pool, &mut [Product::new(matrix, input, logits)]);
         if twice == 2 {
             for n in 0..wanted.len() {
                 let (before, pair) = logits.split_at_mut(2 * n * vocab);

@@ -29,6 +29,11 @@ impl Estimate {
     pub fn new(weights: &Weights, plan: &Blueprint, kv: KvFormat, room: Room) -> Self {
         match plan {
             Blueprint::Decoder(shape) => Self::of_decoder(weights, shape, kv, room),
+            Blueprint::Encoder(form) => Self {
+                weights_mb: mb(form.weights_bytes()),
+                cache_mb: 0,
+                activations_mb: mb(form.step_bytes(room.context, crate::config::cores())),
+            },
             Blueprint::Candle(form) => Self::of_candle(form, room),
         }
     }

@@ -109,6 +109,13 @@ impl Weights {
         self.read.fetch_add(raw.bytes.len() as u64, Ordering::Relaxed);
         Ok(raw)
     }
+
+    /// Reads a tensor by the files' own name for it.
+    pub(crate) fn read_own(&self, files: &Safetensors, name: &str) -> Result<Raw, ModelError> {
+        let raw = files.read_own(name)?;
+        self.read.fetch_add(raw.bytes.len() as u64, Ordering::Relaxed);
+        Ok(raw)
+    }
 }
 
 fn read_gguf(path: &Path, header: &Header, name: &str, expert: Option<u64>) -> Result<Raw, ModelError> {

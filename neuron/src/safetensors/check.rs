@@ -35,7 +35,8 @@ impl Safetensors {
         }
     }
 
-    fn check_tensor(&self, name: String, dims: &[u64]) -> Result<String, ShapeError> {
+    /// It is there, with these dimensions, and of a type that is computed with.
+    pub(crate) fn check_tensor(&self, name: String, dims: &[u64]) -> Result<String, ShapeError> {
         let Some(tensor) = self.tensors.get(&name) else {
             return Err(self.missing(&name).into());
         };

@@ -51,9 +51,31 @@ pub(crate) fn panel_times(
     }
 }
 
+/// Sets `out`, `[2, MOST, 16]`, to the products of two panels with [`MOST`] rows, where the machine has
+/// registers for so many sums; `false`, and nothing done: it has not.
+///
+/// Panics where `w` or `x` are too short.
+pub(crate) fn pair_times(level: Level, w: [View<'_>; 2], x: &[&[f32]; MOST], out: &mut [f32]) -> bool {
+    let columns = x[0].len();
+    assert!(x.iter().all(|x| x.len() == columns) && out.len() >= 2 * MOST * LANES);
+    let is_long = |w: View<'_>| match w {
+        View::F32(w) => w.len() >= columns * LANES,
+        View::F16(w) | View::BF16(w) => w.len() >= columns * LANES,
+    };
+    assert!(w.into_iter().all(is_long), "two panels of {columns} columns");
+    #[cfg(target_arch = "x86_64")]
+    if level >= Level::Avx512 {
+        // SAFETY: the level says that this machine has the instructions; lengths are checked above.
+        unsafe { avx512::pair_times(w, x, out) };
+        return true;
+    }
+    let _only_on_x86 = level;
+    false
+}
+
 #[cfg(target_arch = "x86_64")]
 macro_rules! kernels {
-    ($name:ident, $features:literal, $lanes:ident) => {
+    ($name:ident, $features:literal, $lanes:ident, $pairs:ident) => {
         mod $name {
             use std::arch::x86_64::*;
 
@@ -82,6 +104,12 @@ macro_rules! kernels {
                                 4 => run::<$kind, 4, _>($w.as_ptr(), stride, x, out, out_stride),
                                 5 => run::<$kind, 5, _>($w.as_ptr(), stride, x, out, out_stride),
                                 6 => run::<$kind, 6, _>($w.as_ptr(), stride, x, out, out_stride),
+                                7 => run::<$kind, 7, _>($w.as_ptr(), stride, x, out, out_stride),
+                                8 => run::<$kind, 8, _>($w.as_ptr(), stride, x, out, out_stride),
+                                9 => run::<$kind, 9, _>($w.as_ptr(), stride, x, out, out_stride),
+                                10 => run::<$kind, 10, _>($w.as_ptr(), stride, x, out, out_stride),
+                                11 => run::<$kind, 11, _>($w.as_ptr(), stride, x, out, out_stride),
+                                12 => run::<$kind, 12, _>($w.as_ptr(), stride, x, out, out_stride),
                                 _ => {}
                             }
                         }
@@ -93,6 +121,8 @@ macro_rules! kernels {
                     View::BF16(w) => with!(2, w),
                 }
             }
+
+            $pairs!($features);
 
             #[target_feature(enable = $features)]
             unsafe fn run<const KIND: u8, const N: usize, T>(
@@ -121,6 +151,66 @@ macro_rules! kernels {
                     }
                     for n in 0..N {
                         store(out.as_mut_ptr().add(n * out_stride), sums[n]);
+                    }
+                }
+            }
+        }
+    };
+}
+
+/// Sixteen registers hold no more than one panel's sums.
+#[cfg(target_arch = "x86_64")]
+macro_rules! no_pairs {
+    ($features:literal) => {};
+}
+
+/// Two panels share what is loaded of the activations: half the loads of one.
+#[cfg(target_arch = "x86_64")]
+macro_rules! pairs {
+    ($features:literal) => {
+        use super::super::MOST;
+
+        /// # Safety
+        /// As of `panel_times`.
+        #[target_feature(enable = $features)]
+        pub(super) unsafe fn pair_times(w: [View<'_>; 2], x: &[&[f32]; MOST], out: &mut [f32]) {
+            // SAFETY: as the caller's.
+            unsafe {
+                match w {
+                    [View::F32(a), View::F32(b)] => pair::<0, _>([a.as_ptr(), b.as_ptr()], x, out),
+                    [View::F16(a), View::F16(b)] => pair::<1, _>([a.as_ptr(), b.as_ptr()], x, out),
+                    [View::BF16(a), View::BF16(b)] => pair::<2, _>([a.as_ptr(), b.as_ptr()], x, out),
+                    _ => unreachable!("panels of one matrix"),
+                }
+            }
+        }
+
+        #[target_feature(enable = $features)]
+        unsafe fn pair<const KIND: u8, T>(w: [*const T; 2], x: &[&[f32]; MOST], out: &mut [f32]) {
+            let columns = x[0].len();
+            let x: [*const f32; MOST] = std::array::from_fn(|n| x[n].as_ptr());
+            // SAFETY: inside what the caller has checked.
+            unsafe {
+                let at = |panel: usize, n: usize| (panel * MOST + n) * super::LANES;
+                let mut sums: [[Lanes; MOST]; 2] = [[zero(); MOST]; 2];
+                for c in 0..columns {
+                    let w = w.map(|w| {
+                        let at = w.add(c * super::LANES);
+                        match KIND {
+                            0 => load_f32(at.cast()),
+                            1 => load_f16(at.cast()),
+                            _ => load_bf16(at.cast()),
+                        }
+                    });
+                    for n in 0..MOST {
+                        let x = *x[n].add(c);
+                        sums[0][n] = add_times(sums[0][n], w[0], x);
+                        sums[1][n] = add_times(sums[1][n], w[1], x);
+                    }
+                }
+                for panel in 0..2 {
+                    for n in 0..MOST {
+                        store(out.as_mut_ptr().add(at(panel, n)), sums[panel][n]);
                     }
                 }
             }
@@ -188,6 +278,12 @@ macro_rules! one_of_sixteen {
 
         #[inline]
         #[target_feature(enable = $features)]
+        fn zero() -> Lanes {
+            _mm512_setzero_ps()
+        }
+
+        #[inline]
+        #[target_feature(enable = $features)]
         unsafe fn load_f32(at: *const f32) -> Lanes {
             // SAFETY: the caller's sixteen.
             unsafe { _mm512_loadu_ps(at) }
@@ -224,6 +320,6 @@ macro_rules! one_of_sixteen {
 }
 
 #[cfg(target_arch = "x86_64")]
-kernels!(avx2, "avx2,fma,f16c", two_of_eight);
+kernels!(avx2, "avx2,fma,f16c", two_of_eight, no_pairs);
 #[cfg(target_arch = "x86_64")]
-kernels!(avx512, "avx512f,avx512bw,avx512vl,avx512vnni,avx2,fma,f16c", one_of_sixteen);
+kernels!(avx512, "avx512f,avx512bw,avx512vl,avx512vnni,avx2,fma,f16c", one_of_sixteen, pairs);

@@ -35,11 +35,7 @@ fn products_are_right_and_alone() {
             let mut row_held = vec![0.0; columns];
             for level in Level::here() {
                 let mut out = vec![0.0; count * rows];
-                multiply_at(
-                    level,
-                    &mut pool,
-                    &mut [Product { matrix: &matrix, input: &input, out: &mut out, add: false }],
-                );
+                multiply_at(level, &mut pool, &mut [Product::new(&matrix, &input, &mut out)]);
                 for row in 0..rows {
                     let value = &values[reverse(row) * columns..][..columns];
                     matrix.row(row, &mut row_held);
@@ -55,11 +51,7 @@ fn products_are_right_and_alone() {
                 let mut alone = Input::default();
                 alone.start(1, columns).copy_from_slice(input.row(count - 1));
                 let mut one = vec![0.0; rows];
-                multiply_at(
-                    level,
-                    &mut pool,
-                    &mut [Product { matrix: &matrix, input: &alone, out: &mut one, add: false }],
-                );
+                multiply_at(level, &mut pool, &mut [Product::new(&matrix, &alone, &mut one)]);
                 assert_eq!(one, out[(count - 1) * rows..]);
             }
         }

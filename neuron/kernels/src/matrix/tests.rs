@@ -19,12 +19,35 @@ fn several_products_in_one_region() {
         multiply(
             &mut pool,
             &mut [
-                Product { matrix: &a, input: &x, out: &mut first, add: false },
-                Product { matrix: &a, input: &nothing, out: &mut third, add: false },
-                Product { matrix: &b, input: &y, out: &mut second, add: true },
+                Product::new(&a, &x, &mut first),
+                Product::new(&a, &nothing, &mut third),
+                Product::adding(&b, &y, &mut second),
             ],
         );
         assert!(first.iter().all(|x| *x == 40.0) && second.iter().all(|x| *x == 81.0));
+    }
+}
+
+#[test]
+fn a_bias_and_what_is_done_then_come_before_adding() {
+    for (rows, count) in [(100, 30), (3, 1), (32, 12)] {
+        let mut pool = Pool::new("test", 2).unwrap();
+        let a = ones(&mut pool, rows, 40);
+        let mut x = Input::default();
+        x.start(count, 40).fill(1.0);
+        let bias: Vec<f32> = (0..rows).map(|row| -(row as f32)).collect();
+        for level in Level::here() {
+            let mut out = vec![5.0; rows * count];
+            let product = Product {
+                bias: Some(&bias),
+                then: Some(crate::ops::relu),
+                ..Product::adding(&a, &x, &mut out)
+            };
+            multiply_at(level, &mut pool, &mut [product]);
+            for (n, out) in out.iter().enumerate() {
+                assert_eq!(*out, 5.0 + (40.0 - (n % rows) as f32).max(0.0), "{n} of {rows}");
+            }
+        }
     }
 }
 
@@ -35,5 +58,5 @@ fn shapes_that_do_not_fit_are_refused() {
     let a = ones(&mut pool, 4, 4);
     let mut x = Input::default();
     x.start(1, 5);
-    multiply(&mut pool, &mut [Product { matrix: &a, input: &x, out: &mut [0.0; 4], add: false }]);
+    multiply(&mut pool, &mut [Product::new(&a, &x, &mut [0.0; 4])]);
 }

@@ -41,6 +41,68 @@ fn activations_of_gates() {
     }
 }
 
+/// The normal distribution's share below x: Simpson's rule over its density, from where nothing is left.
+fn below(x: f64) -> f64 {
+    let density = |x: f64| (-x * x / 2.0).exp() / (2.0 * std::f64::consts::PI).sqrt();
+    let (from, steps) = (-12.0, 4000);
+    let h = (x - from) / f64::from(steps);
+    let at = |k: i32| density(from + h * f64::from(k));
+    let inner = (1..steps).map(|k| at(k) * if k % 2 == 1 { 4.0 } else { 2.0 }).sum::<f64>();
+    (at(0) + inner + at(steps)) * h / 3.0
+}
+
+#[test]
+fn activations_without_gates() {
+    let x = noise(137, 16.0);
+    let (mut exact, mut by_tanh, mut positive, mut gated) = (x.clone(), x.clone(), x.clone(), x.clone());
+    gelu(&mut exact);
+    gelu_tanh(&mut by_tanh);
+    relu(&mut positive);
+    gelu_times(&mut gated, &[1.0; 137]);
+    assert_eq!(by_tanh, gated);
+    for (n, x) in x.iter().enumerate() {
+        let expected = f64::from(*x) * below(f64::from(*x));
+        assert!((f64::from(exact[n]) - expected).abs() < 1e-6, "{x}: {} and not {expected}", exact[n]);
+        assert_eq!(positive[n], x.max(0.0));
+    }
+    let mut edges = [0.0, f32::INFINITY, -80.0, f32::NAN];
+    gelu(&mut edges);
+    assert_eq!(edges[..3], [0.0, f32::INFINITY, 0.0]);
+    assert!(edges[3].is_nan());
+}
+
+/// Whatever the machine's vectors are, what comes out is what one number after the other gives.
+#[test]
+fn vectors_of_any_width_give_the_same_bits() {
+    let x = noise(77, 12.0);
+    let (mut vectors, mut one_by_one) = (x.clone(), x.clone());
+    gelu(&mut vectors);
+    gelu_body::<true>(&mut one_by_one);
+    let sums = (exp_minus(&mut vectors, 3.0), exp_minus_body::<true>(&mut one_by_one, 3.0));
+    layer_norm(&mut vectors, &x, &x, 1e-5);
+    layer_norm_body::<true>(&mut one_by_one, &x, &x, 1e-5);
+    if Level::best() > Level::Portable {
+        assert_eq!((vectors, sums.0), (one_by_one, sums.1));
+    }
+}
+
+#[test]
+fn layers_are_centred_and_scaled() {
+    for n in [1, 15, 16, 17, 384] {
+        let (mut x, weight, bias) = (noise(n, 3.0), noise(n, 1.0), noise(n, 0.5));
+        x.iter_mut().for_each(|x| *x += 7.0);
+        let mean = x.iter().map(|x| f64::from(*x)).sum::<f64>() / n as f64;
+        let variance = x.iter().map(|x| (f64::from(*x) - mean).powi(2)).sum::<f64>() / n as f64;
+        let mut out = x.clone();
+        layer_norm(&mut out, &weight, &bias, 1e-5);
+        for i in 0..n {
+            let expected = (f64::from(x[i]) - mean) / (variance + 1e-5).sqrt() * f64::from(weight[i])
+                + f64::from(bias[i]);
+            assert!((f64::from(out[i]) - expected).abs() < 2e-5, "{i} of {n}: {} {expected}", out[i]);
+        }
+    }
+}
+
 #[test]
 fn norms_of_any_length() {
     for n in [1, 15, 16, 17, 64, 575, 576] {

@@ -92,7 +92,7 @@ fn products_are_right_and_alone() {
             let mut value = vec![0.0; columns];
             for level in Level::here() {
                 let mut out = vec![0.5; count * rows];
-                let product = Product { matrix: &matrix, input: &input, out: &mut out, add: true };
+                let product = Product::adding(&matrix, &input, &mut out);
                 multiply_at(level, &mut pool, &mut [product]);
                 for row in 0..rows {
                     matrix.row(row, &mut value);
@@ -110,11 +110,7 @@ fn products_are_right_and_alone() {
                 alone.start(1, columns).copy_from_slice(input.row(count - 1));
                 alone.ready(&mut pool, [&matrix]);
                 let mut one = vec![0.0; rows];
-                multiply_at(
-                    level,
-                    &mut pool,
-                    &mut [Product { matrix: &matrix, input: &alone, out: &mut one, add: false }],
-                );
+                multiply_at(level, &mut pool, &mut [Product::new(&matrix, &alone, &mut one)]);
                 let last = &out[(count - 1) * rows..];
                 assert!(one.iter().zip(last).all(|(one, last)| one + 0.5 == *last), "{source:?} {level:?}");
             }
@@ -143,11 +139,7 @@ fn integer_sums_hold_the_largest_values() {
         let expected = -127.0 * 32.0 * (f32::from(largest) - f32::from(layout.offset));
         for level in Level::here() {
             let mut out = vec![0.0; PANEL];
-            multiply_at(
-                level,
-                &mut pool,
-                &mut [Product { matrix: &matrix, input: &input, out: &mut out, add: false }],
-            );
+            multiply_at(level, &mut pool, &mut [Product::new(&matrix, &input, &mut out)]);
             assert!(
                 out.iter().all(|out| (out - expected).abs() < 1.0),
                 "{layout:?} {level:?}: {out:?} {expected}"
@@ -166,11 +158,7 @@ fn what_is_no_number_stays_none() {
     input.ready(&mut pool, [&matrix]);
     for level in Level::here() {
         let mut out = vec![0.0; 8];
-        multiply_at(
-            level,
-            &mut pool,
-            &mut [Product { matrix: &matrix, input: &input, out: &mut out, add: false }],
-        );
+        multiply_at(level, &mut pool, &mut [Product::new(&matrix, &input, &mut out)]);
         assert!(out.iter().all(|out| out.is_nan()), "{level:?}: {out:?}");
     }
 }

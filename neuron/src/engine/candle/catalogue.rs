@@ -8,8 +8,7 @@ use serde_json::{Value, json};
 
 use super::{
     config::{Config, Refused},
-    encoder,
-    nets::{GraniteHybrid, Lfm2, Mamba, Mamba2, Net, NoNet},
+    nets::{GraniteHybrid, Lfm2, Mamba, Mamba2, Net},
 };
 
 /// An architecture.
@@ -20,8 +19,6 @@ pub(super) struct Entry {
     pub(super) chunk: usize,
     /// Whether a tensor has a row for each position: then their number is not ours to choose.
     pub(super) learns_positions: bool,
-    /// Whether it makes vectors of texts, and no text.
-    pub(super) encodes: bool,
     /// Whether every token leaves something behind, and not only a state of one size.
     pub(super) keeps_positions: bool,
     /// Fills in what candle asks for, and refuses what it does not compute.
@@ -38,7 +35,6 @@ const PLAIN: Entry = Entry {
     model_type: "",
     chunk: CHUNK,
     learns_positions: false,
-    encodes: false,
     keeps_positions: true,
     prepare: |_| Ok(()),
     build: |_, _| Err(Error::Msg("an entry builds something".to_owned())),
@@ -59,19 +55,6 @@ fn boxed<N: Net + 'static>(net: N) -> Box<dyn Net> {
 
 /// In the order in which errors name them.
 pub(super) const CATALOGUE: &[Entry] = &[
-    Entry {
-        model_type: "bert",
-        chunk: encoder::TOKENS,
-        learns_positions: true,
-        encodes: true,
-        prepare: |config| {
-            config.default("position_embedding_type", json!("absolute"));
-            config.exactly("position_embedding_type", &json!("absolute"))?;
-            config.only("is_decoder", &json!(false))
-        },
-        build: |config, vb| encoder::build(config, vb).map(|_| boxed(NoNet)),
-        ..PLAIN
-    },
     Entry {
         model_type: "deepseek_v2",
         prepare: |config| {

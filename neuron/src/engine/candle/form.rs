@@ -41,8 +41,6 @@ pub struct Form {
     pub(crate) weights_bytes: u64,
     /// Bytes that a token leaves behind.
     pub(crate) position_bytes: u64,
-    /// It makes vectors of texts, and no text.
-    pub(crate) encodes: bool,
     /// Bytes of a step without its attention, and of its attention for every token of the context.
     pub(super) step_bytes: [u64; 2],
 }
@@ -103,13 +101,6 @@ impl Form {
         // A head that is tied is the embeddings, whether a file has it once more or not.
         let tied = config["tie_word_embeddings"] == true;
         let known = |name: &str| is_computed(name) || (tied && name == "lm_head.weight");
-        // What encoders have for other tasks.
-        let other = |name: &str| {
-            let beside = ["pooler.", "cls.", "embeddings.position_ids"];
-            entry.encodes
-                && beside.iter().any(|part| name.strip_prefix("bert.").unwrap_or(name).starts_with(part))
-        };
-        let known = |name: &str| known(name) || other(name);
         let passed_over = |name: &&str| !asked.tensors.contains_key(*name) && !known(name);
         if let Some(other) = files.tensor_names().find(passed_over) {
             return Err(unsupported(format!("the tensor {other}")));
@@ -138,11 +129,7 @@ impl Form {
             steps = [steps[0] + 2 * layers * state * F32, 0];
             position_bytes = 0;
         }
-        if entry.encodes {
-            position_bytes = 0;
-        }
         Ok(Some(Self {
-            encodes: entry.encodes,
             name: entry.model_type,
             chunk: entry.chunk,
             context: context.min(window.unwrap_or(u64::MAX)),

@@ -230,7 +230,6 @@ pub(super) fn form(header: &Header) -> std::result::Result<Option<Form>, ShapeEr
         vocab,
     };
     Ok(Some(Form {
-        encodes: false,
         name: entry.architecture,
         chunk: entry.chunk,
         source: Source::Gguf(entry),

@@ -94,19 +94,6 @@ impl Net for GraniteHybrid {
     }
 }
 
-/// Stands for a model that makes no text.
-pub(super) struct NoNet;
-
-impl Net for NoNet {
-    fn forward(&mut self, _: &Tensor, _: usize) -> Result<Tensor> {
-        Err(candle_core::Error::Msg("it makes no text".to_owned()))
-    }
-
-    fn clear(&mut self) -> Result<bool> {
-        Ok(true)
-    }
-}
-
 pub(super) struct Lfm2 {
     pub(super) model: m::lfm2::Model,
     pub(super) cache: m::lfm2::Cache,

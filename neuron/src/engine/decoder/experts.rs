@@ -52,7 +52,7 @@ impl Experts {
         let (tokens, hidden) = (input.rows(), self.router.columns());
         input.ready(pool, [&self.router]);
         scores.resize(tokens * self.each.len(), 0.0);
-        multiply(pool, &mut [Product { matrix: &self.router, input, out: scores, add: false }]);
+        multiply(pool, &mut [Product::new(&self.router, input, scores)]);
         let count = self.share_out(scores, calls);
         let calls = &mut calls[..count];
         for call in calls.iter_mut() {
@@ -68,8 +68,8 @@ impl Experts {
         let mut products = Vec::with_capacity(count * 2);
         for call in calls.iter_mut() {
             let (expert, input) = (&self.each[call.expert], &call.input);
-            products.push(Product { matrix: &expert.gate, input, out: &mut call.gate, add: false });
-            products.push(Product { matrix: &expert.up, input, out: &mut call.up, add: false });
+            products.push(Product::new(&expert.gate, input, &mut call.gate));
+            products.push(Product::new(&expert.up, input, &mut call.up));
         }
         multiply(pool, &mut products);
         drop(products);
@@ -87,7 +87,7 @@ impl Experts {
         let mut products = Vec::with_capacity(count);
         for call in calls.iter_mut() {
             let matrix = &self.each[call.expert].down;
-            products.push(Product { matrix, input: &call.input, out: &mut call.out, add: false });
+            products.push(Product::new(matrix, &call.input, &mut call.out));
         }
         multiply(pool, &mut products);
         drop(products);

@@ -81,9 +81,9 @@ impl Layer {
         multiply(
             pool,
             &mut [
-                Product { matrix: &self.query.matrix, input, out: queries, add: false },
-                Product { matrix: &self.key.matrix, input, out: keys, add: false },
-                Product { matrix: &self.value.matrix, input, out: values, add: false },
+                Product::new(&self.query.matrix, input, queries),
+                Product::new(&self.key.matrix, input, keys),
+                Product::new(&self.value.matrix, input, values),
             ],
         );
         let angles = rotary.angles(self.window.is_some());
@@ -124,13 +124,7 @@ impl Layer {
                 input.ready(pool, [gates, ups]);
                 gate.resize(step.tokens * width, 0.0);
                 up.resize(step.tokens * width, 0.0);
-                multiply(
-                    pool,
-                    &mut [
-                        Product { matrix: gates, input, out: gate, add: false },
-                        Product { matrix: ups, input, out: up, add: false },
-                    ],
-                );
+                multiply(pool, &mut [Product::new(gates, input, gate), Product::new(ups, input, up)]);
                 let out = input.start(step.tokens, width);
                 each_row(pool, out, width, |row, out| {
                     let range = row * width..(row + 1) * width;
@@ -178,11 +172,11 @@ fn add(
     added: &mut Vec<f32>,
 ) {
     let Some(norm) = norm else {
-        multiply(pool, &mut [Product { matrix, input, out: x, add: true }]);
+        multiply(pool, &mut [Product::adding(matrix, input, x)]);
         return;
     };
     added.resize(x.len(), 0.0);
-    multiply(pool, &mut [Product { matrix, input, out: added, add: false }]);
+    multiply(pool, &mut [Product::new(matrix, input, added)]);
     let width = norm.len();
     each_row(pool, added, width, |_, row| ops::rms_norm_in_place(row, norm, epsilon));
     ops::add(x, added);
