@@ -46,17 +46,15 @@ impl Defaults {
         self.0.is_empty()
     }
 
-    /// The fields that `is_given` does not know, as they continue an object that has some already.
-    pub(crate) fn missing(&self, is_given: impl Fn(&str) -> bool) -> String {
-        let mut text = String::new();
-        for (name, value) in self.0.iter().filter(|(name, _)| !is_given(name)) {
+    /// Each field's name and its value as JSON.
+    pub(crate) fn values(&self) -> impl Iterator<Item = (&str, String)> {
+        self.0.iter().map(|(name, value)| {
             let value = match value {
                 toml::Value::Integer(number) => Value::from(*number),
                 other => Value::from(other.as_float().unwrap_or_default()),
             };
-            text += &format!(",\"{name}\":{value}");
-        }
-        text
+            (name.as_str(), value.to_string())
+        })
     }
 }
 
@@ -69,11 +67,11 @@ mod tests {
     }
 
     #[test]
-    fn what_is_missing_is_filled_in() {
+    fn values_are_json() {
         let some = defaults("temperature = 0.6\ntop_k = 20\nmax_tokens = 100");
         assert_eq!(some.check(), Ok(()));
-        assert_eq!(some.missing(|name| name == "top_k"), r#","max_tokens":100,"temperature":0.6"#);
-        assert_eq!(Defaults::default().missing(|_| false), "");
+        let values: Vec<_> = some.values().map(|(name, value)| format!("{name}={value}")).collect();
+        assert_eq!(values, ["max_tokens=100", "temperature=0.6", "top_k=20"]);
     }
 
     #[test]

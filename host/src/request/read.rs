@@ -82,29 +82,29 @@ pub(super) struct Asked {
     parts: Parts,
 }
 
-/// Names of fields; values are skipped.
+/// Fields in their order.
 #[derive(Debug, Default)]
-struct Given(Vec<String>);
+struct Given<'a>(Vec<(String, &'a RawValue)>);
 
-impl<'de> Deserialize<'de> for Given {
+impl<'de> Deserialize<'de> for Given<'de> {
     fn deserialize<D: serde::Deserializer<'de>>(from: D) -> Result<Self, D::Error> {
-        struct Names;
-        impl<'de> serde::de::Visitor<'de> for Names {
-            type Value = Given;
+        struct Entries;
+        impl<'de> serde::de::Visitor<'de> for Entries {
+            type Value = Given<'de>;
 
             fn expecting(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
                 f.write_str("an object")
             }
 
-            fn visit_map<A: serde::de::MapAccess<'de>>(self, mut map: A) -> Result<Given, A::Error> {
-                let mut names = Vec::new();
-                while let Some((name, _)) = map.next_entry::<String, serde::de::IgnoredAny>()? {
-                    names.push(name);
+            fn visit_map<A: serde::de::MapAccess<'de>>(self, mut map: A) -> Result<Given<'de>, A::Error> {
+                let mut entries = Vec::new();
+                while let Some(entry) = map.next_entry()? {
+                    entries.push(entry);
                 }
-                Ok(Given(names))
+                Ok(Given(entries))
             }
         }
-        from.deserialize_map(Names)
+        from.deserialize_map(Entries)
     }
 }
 
@@ -264,17 +264,7 @@ impl Asked {
             edits.push(self.usage_edit());
         }
         if !defaults.is_empty() {
-            // Read once more: few models have such settings.
-            let given: Vec<String> =
-                serde_json::from_slice(&self.body).map(|Given(names)| names).unwrap_or_default();
-            let has = |name: &str| given.iter().any(|given| given == name);
-            // One thing under two names.
-            let same = [["max_tokens", "max_completion_tokens"], ["reasoning_budget", "thinking_budget"]];
-            let other =
-                |name: &str| same.iter().any(|names| names.contains(&name) && names.iter().any(|n| has(n)));
-            let missing = defaults.missing(|name| has(name) || other(name));
-            let end = self.model_at.end;
-            edits.push((end..end, missing));
+            self.stand_in(defaults, &mut edits);
         }
         if edits.is_empty() {
             return self.body.clone();
@@ -289,6 +279,28 @@ impl Asked {
         }
         out.extend_from_slice(&self.body[copied..]);
         out.into()
+    }
+
+    /// A field that is null is as good as one that is not there, but it has its place already.
+    fn stand_in(&self, defaults: &Defaults, edits: &mut Vec<(Range<usize>, String)>) {
+        // One thing under two names.
+        const SAME: [[&str; 2]; 2] =
+            [["max_tokens", "max_completion_tokens"], ["reasoning_budget", "thinking_budget"]];
+        // Read once more: few models have such settings.
+        let Given(given) = serde_json::from_slice(&self.body).unwrap_or_default();
+        let is_null = |raw: &RawValue| raw.get() == "null";
+        let has = |name: &str| given.iter().any(|(given, raw)| given == name && !is_null(raw));
+        let other =
+            |name: &str| SAME.iter().any(|names| names.contains(&name) && names.iter().any(|n| has(n)));
+        let mut missing = String::new();
+        for (name, value) in defaults.values().filter(|(name, _)| !has(name) && !other(name)) {
+            match given.iter().rfind(|(given, _)| given == name) {
+                Some((_, null)) => edits.push((range_in(&self.body, null), value)),
+                None => missing += &format!(",\"{name}\":{value}"),
+            }
+        }
+        let end = self.model_at.end;
+        edits.push((end..end, missing));
     }
 
     fn usage_edit(&self) -> (Range<usize>, String) {

@@ -1,7 +1,9 @@
 //! `neuron bench-sampling`: what it costs to choose a token, to bind an answer, and to make a vector of a text.
 
 use std::{
+    io::{BufRead, BufReader, Write},
     path::PathBuf,
+    process::{Child, ChildStdout, Command, Stdio},
     time::{Duration, Instant},
 };
 
@@ -35,8 +37,12 @@ pub struct SamplingArgs {
     /// JSON: a list of schemas, and a list of texts.
     #[arg(long, value_name = "FILE")]
     pub data: PathBuf,
-    #[arg(long, default_value_t = 5)]
+    #[arg(long, default_value_t = 7)]
     pub rounds: usize,
+    /// A program, with its arguments, that makes vectors of the same texts whenever a line comes, and says how
+    /// many it made in a second.
+    #[arg(long, num_args = 1.., value_name = "PROGRAM")]
+    pub peer: Vec<String>,
 }
 
 /// Logits of a large vocabulary.
@@ -196,17 +202,58 @@ async fn whole(
     figures.insert("structured_over_plain".to_owned(), json!(median(ratios)));
     let texts = data["texts"].as_array().context("texts")?;
     let body = json!({ "model": args.embedder, "input": texts, "truncate_prompt_tokens": -1, "encoding_format": "base64" });
-    let mut rates = Vec::new();
+    let (mut rates, mut peers, mut ratios) = (Vec::new(), Vec::new(), Vec::new());
+    let mut peer = args.peer.split_first().map(|(program, args)| Peer::start(program, args)).transpose()?;
     for round in 0..=args.rounds {
         let started = Instant::now();
         post(&server, "/v1/embeddings", &body).await?;
+        let rate = texts.len() as f64 / started.elapsed().as_secs_f64();
+        // Turn by turn: whatever else the machine does, it does to both.
+        let other = peer.as_mut().map(Peer::rate).transpose()?;
         if round > 0 {
-            rates.push(texts.len() as f64 / started.elapsed().as_secs_f64());
+            rates.push(rate);
+            peers.extend(other);
+            ratios.extend(other.map(|other| rate / other));
         }
     }
     figures.insert("embeddings_per_s".to_owned(), json!(median(rates)));
+    if peer.is_some() {
+        figures.insert("peer_embeddings_per_s".to_owned(), json!(median(peers)));
+        figures.insert("embeddings_over_peer".to_owned(), json!(median(ratios)));
+    }
     server.stop().await;
     Ok(())
+}
+
+/// Another program that makes vectors.
+struct Peer {
+    child: Child,
+    answers: BufReader<ChildStdout>,
+}
+
+impl Peer {
+    fn start(program: &str, args: &[String]) -> anyhow::Result<Self> {
+        let mut child =
+            Command::new(program).args(args).stdin(Stdio::piped()).stdout(Stdio::piped()).spawn()?;
+        let answers = BufReader::new(child.stdout.take().context("the peer's answers")?);
+        Ok(Self { child, answers })
+    }
+
+    /// Vectors in a second.
+    fn rate(&mut self) -> anyhow::Result<f64> {
+        writeln!(self.child.stdin.as_mut().context("the peer's input")?, "go")?;
+        let mut line = String::new();
+        self.answers.read_line(&mut line)?;
+        line.trim().parse().with_context(|| format!("the peer said {line:?}"))
+    }
+}
+
+impl Drop for Peer {
+    fn drop(&mut self) {
+        // It ends by itself when nothing more comes.
+        drop(self.child.stdin.take());
+        self.child.wait().ok();
+    }
 }
 
 async fn post(server: &Server, path: &str, body: &Value) -> anyhow::Result<Value> {

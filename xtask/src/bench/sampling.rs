@@ -43,20 +43,17 @@ pub(super) fn run(file: &Path) -> Result<()> {
     fs::write(&data, json!({ "schemas": schemas()?, "texts": texts() }).to_string())?;
     let mut neuron = Command::new(release::binary("neuron"));
     neuron.arg("bench-sampling").args(["--model", model::ID, "--embedder", embedder::ID, "--config"]);
-    let said = sh::output(neuron.arg(&config).arg("--data").arg(&data).env("RUST_LOG", "warn"))?;
-    let mut figures: Value = serde_json::from_str(said.trim()).context("what neuron measured")?;
+    neuron.arg(&config).arg("--data").arg(&data).env("RUST_LOG", "warn");
     match std::env::var_os(PEER) {
         None => println!("{PEER} names no Python: there is nothing to compare embeddings with"),
         Some(python) => {
-            let peer = sh::output(
-                Command::new(python).args(["-c", PEER_SCRIPT]).arg(&data).arg(embedder::folder()),
-            )?;
-            let peer: f64 = peer.trim().parse().context("what sentence-transformers measured")?;
-            figures["peer_embeddings_per_s"] = json!(peer);
-            figures["embeddings_over_peer"] =
-                json!(figures["embeddings_per_s"].as_f64().unwrap_or(0.0) / peer);
+            let script = dir.join("embeddings-peer.py");
+            fs::write(&script, PEER_SCRIPT)?;
+            neuron.arg("--peer").arg(python).arg(script).arg(&data).arg(embedder::folder());
         }
     }
+    let figures: Value =
+        serde_json::from_str(sh::output(&mut neuron)?.trim()).context("what neuron measured")?;
     for (name, aim) in FIGURES {
         if let Some(figure) = figures[name].as_f64() {
             println!("{name:<24} {figure:>10.2}   {aim}");
@@ -90,10 +87,8 @@ torch.set_num_threads(os.cpu_count())
 from sentence_transformers import SentenceTransformer
 texts = json.load(open(sys.argv[1]))['texts']
 model = SentenceTransformer(sys.argv[2], device='cpu')
-rates = []
-for round in range(6):
+for line in sys.stdin:
     started = time.perf_counter()
     model.encode(texts, batch_size=32, show_progress_bar=False)
-    rates.append(len(texts) / (time.perf_counter() - started))
-print(sorted(rates[1:])[2])
+    print(len(texts) / (time.perf_counter() - started), flush=True)
 ";

@@ -64,8 +64,12 @@ fn what_the_operator_has_stand_in_is_added_where_it_is_missing() {
         r#"{"model":"m","messages":[{"temperature":1}],"stream":true}"#,
         r#"{"model":"n","stream_options":{"include_usage":true},"max_tokens":9,"temperature":0.5,"messages":[{"temperature":1}],"stream":true}"#,
     );
-    let given = r#"{"model":"n","messages":[{}],"temperature":null,"max_completion_tokens":3}"#;
+    let given = r#"{"model":"n","messages":[{}],"temperature":1,"max_completion_tokens":3}"#;
     check(given, given);
+    check(
+        r#"{"model":"n","messages":[{}],"temperature":null,"max_completion_tokens":null, "top_p":null}"#,
+        r#"{"model":"n","max_tokens":9,"messages":[{}],"temperature":0.5,"max_completion_tokens":null, "top_p":null}"#,
+    );
 }
 
 #[test]
