@@ -295,7 +295,7 @@ impl Asked {
         let mut missing = String::new();
         for (name, value) in defaults.values().filter(|(name, _)| !has(name) && !other(name)) {
             match given.iter().rfind(|(given, _)| given == name) {
-                Some((_, null)) => edits.push((range_in(&self.body, null), value)),
+                Some((_, null)) => edits.push((place(&self.body, null), value)),
                 None => missing += &format!(",\"{name}\":{value}"),
             }
         }
