@@ -19,6 +19,9 @@ const VOCAB: usize = 50;
 /// States of texts by candle, one text at a time: `[tokens, hidden]` each.
 type Reference = Box<dyn Fn(&[u32]) -> Vec<f32>>;
 
+/// A file's name for a tensor, by candle's.
+type Name = fn(&str) -> String;
+
 fn numbers(model_type: &str) -> Value {
     json!({
         "model_type": model_type, "vocab_size": VOCAB, "max_position_embeddings": 40, "pad_token_id": 1,
@@ -121,18 +124,17 @@ fn texts() -> Vec<Vec<u32>> {
 
 #[test]
 fn states_are_those_of_candle_and_each_texts_own() {
-    let plain = |name: &str| name.to_owned();
-    let old = |name: &str| {
+    let old: Name = |name| {
         name.replace("LayerNorm.weight", "LayerNorm.gamma").replace("LayerNorm.bias", "LayerNorm.beta")
     };
-    let within = |name: &str| format!("bert.{name}");
-    let cases: [(&str, &dyn Fn(&str) -> String, DType); 6] = [
-        ("bert", &plain, DType::F32),
-        ("bert", &old, DType::F32),
-        ("bert", &within, DType::F16),
-        ("distilbert", &plain, DType::F32),
-        ("xlm-roberta", &plain, DType::F32),
-        ("xlm-roberta", &plain, DType::BF16),
+    let within: Name = |name| format!("bert.{name}");
+    let cases: [(&str, Name, DType); 6] = [
+        ("bert", str::to_owned, DType::F32),
+        ("bert", old, DType::F32),
+        ("bert", within, DType::F16),
+        ("distilbert", str::to_owned, DType::F32),
+        ("xlm-roberta", str::to_owned, DType::F32),
+        ("xlm-roberta", str::to_owned, DType::BF16),
     ];
     for (model_type, name, dtype) in cases {
         let (dir, config, weights) = (tempfile::tempdir().unwrap(), numbers(model_type), VarMap::new());
