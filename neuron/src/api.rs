@@ -27,7 +27,10 @@ use neuron_protocol::Discovery;
 use sha2::{Digest, Sha256};
 use tokio::sync::watch::Receiver;
 
-use crate::{config::Token, engine::GuideThreads, registry::Registry};
+use crate::{config::Token, engine::GuideThreads, registry::Registry, shelf::Shelf};
+
+/// Where other nodes fetch models from, over the hub's API.
+const HUB: &str = "/hub";
 
 /// What every handler has.
 pub(crate) struct App {
@@ -79,7 +82,14 @@ impl App {
 /// All routes. The chain, outermost first: an id for the request, so that even a refusal has one; the
 /// token; then the handler.
 pub(crate) fn router(app: Arc<App>) -> Router {
-    Router::new()
+    let config = &app.registry.config;
+    let caches =
+        config.sources.values().filter(|source| source.roots.is_empty()).map(|source| &source.cache_dir);
+    let mut router = Router::new();
+    if config.share_models {
+        router = router.nest_service(HUB, Shelf::routes(HUB, caches));
+    }
+    router
         .route("/", get(meta::root))
         .route("/version", get(meta::version))
         .route("/discovery", get(meta::discovery))

@@ -33,6 +33,57 @@ pub enum Command {
         #[arg(long = "config", value_name = "FILE")]
         config: Option<PathBuf>,
     },
+    /// Fetch a model, and go on with one whose fetching was broken off.
+    Pull {
+        #[command(flatten)]
+        model: OneModel,
+    },
+    /// Say what loading a model would take, or why it cannot be loaded; its weights are not fetched for that.
+    Preflight {
+        #[command(flatten)]
+        model: OneModel,
+        /// As JSON.
+        #[arg(long)]
+        json: bool,
+    },
+    /// List the models that are here.
+    List {
+        /// As JSON.
+        #[arg(long)]
+        json: bool,
+        /// Configuration file; without one, all is as if it were empty.
+        #[arg(long = "config", value_name = "FILE")]
+        config: Option<PathBuf>,
+    },
+    /// Remove a model with all its revisions.
+    Rm {
+        /// Its id.
+        model: String,
+        /// Configuration file; without one, all is as if it were empty.
+        #[arg(long = "config", value_name = "FILE")]
+        config: Option<PathBuf>,
+    },
+    /// Read every file of a model, or of all, and hold it against its hash.
+    Verify {
+        /// Its id; without one, all that are here.
+        model: Option<String>,
+        /// Configuration file; without one, all is as if it were empty.
+        #[arg(long = "config", value_name = "FILE")]
+        config: Option<PathBuf>,
+    },
+    /// Give out a folder of models over the hub's own API.
+    Registry {
+        /// Models as `org/name/file`, or a hub's cache.
+        dir: PathBuf,
+        #[arg(long, value_name = "ADDR", default_value = "127.0.0.1:13132")]
+        listen: SocketAddr,
+        /// Environment variable with the token that everyone has to send.
+        #[arg(long, value_name = "VARIABLE")]
+        token_env: Option<String>,
+        /// Give everything to everyone, on any network.
+        #[arg(long)]
+        insecure_open: bool,
+    },
     /// Measure the engine on one file.
     #[command(hide = true)]
     Bench(BenchArgs),
@@ -44,6 +95,20 @@ pub enum Command {
         #[command(flatten)]
         config: ConfigFile,
     },
+}
+
+/// A model, and where the configuration is.
+#[derive(Debug, clap::Args)]
+pub struct OneModel {
+    /// Its id: `[source:]org/name[@revision]`.
+    #[arg(value_name = "MODEL")]
+    pub id: String,
+    /// Which of its quants, such as `Q4_K_M`.
+    #[arg(long)]
+    pub quant: Option<String>,
+    /// Configuration file; without one, all is as if it were empty.
+    #[arg(long = "config", value_name = "FILE")]
+    pub config: Option<PathBuf>,
 }
 
 /// Where the configuration is.

@@ -9,6 +9,7 @@ use std::{
     collections::BTreeMap,
     net::{IpAddr, SocketAddr},
     path::{Path, PathBuf},
+    sync::Arc,
     time::Duration,
 };
 
@@ -17,6 +18,7 @@ use neuron_protocol::model_id::ModelId;
 use crate::{
     engine::{KvFormat, MAX_SEQUENCES},
     preflight::CacheLimits,
+    sources::Pace,
 };
 
 pub use token::{Scope, Token};
@@ -38,6 +40,8 @@ pub struct Config {
     pub drain: Duration,
     /// Model ids that are loaded at start, in order.
     pub preload: Vec<String>,
+    /// Other nodes may fetch the models that are in the caches here.
+    pub share_models: bool,
     pub engine: Engine,
     pub sources: BTreeMap<String, Source>,
     /// The source of an id that names none; a key of [`Config::sources`].
@@ -82,9 +86,11 @@ impl Engine {
 /// Where models come from.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Source {
-    /// Base URL of a server that speaks the Hugging Face hub's API; `None`: the hub's own.
-    pub endpoint: Option<String>,
-    /// Bearer token for the endpoint. The one of the hub's own tools goes to the hub alone.
+    /// Base URLs of servers that speak the Hugging Face hub's API, asked in their order; none: the hub's own.
+    pub endpoints: Vec<String>,
+    /// Folders of this host, in whose place there is no server and no cache.
+    pub roots: Vec<PathBuf>,
+    /// Bearer token for the endpoints. The one of the hub's own tools goes to the hub alone.
     pub token: Option<String>,
     /// In the hub's layout: `models--org--name/{refs,snapshots,blobs}`.
     pub cache_dir: PathBuf,
@@ -92,6 +98,10 @@ pub struct Source {
     pub offline: bool,
     /// A download that brings no byte for this long has failed.
     pub stall: Duration,
+    /// Pieces of a model that are fetched at a time.
+    pub connections: usize,
+    /// How fast all downloads together may be.
+    pub pace: Arc<Pace>,
 }
 
 /// Why a configuration cannot be used. The text names the file, and the line and key where there are any.
@@ -151,6 +161,7 @@ impl Config {
             insecure_open: raw.neuron.insecure_open,
             drain: Duration::from_secs(raw.neuron.drain_secs),
             preload: raw.neuron.preload,
+            share_models: raw.neuron.share_models,
             engine: Engine {
                 threads: raw.engine.threads,
                 max_context: raw.engine.max_context,

@@ -53,6 +53,11 @@ pub(crate) fn memory() -> Memory {
     }
 }
 
+/// What a model could have, MiB: of a configured budget, or (0) of what the system has.
+pub(crate) fn free_mb(budget_mb: u64) -> u64 {
+    if budget_mb == 0 { memory().available_mb } else { budget_mb }
+}
+
 /// What the control group allows and what is left of it, bytes, from its files' texts. The page cache counts
 /// as used there, but gives way: without it a model that was just downloaded would leave no room for itself.
 fn group_room(max: &str, current: &str, stat: &str) -> Option<(u64, u64)> {

@@ -1,13 +1,15 @@
 //! The program `neuron`.
 
-use std::{process::ExitCode, time::Duration};
+use std::{net::SocketAddr, path::PathBuf, process::ExitCode, time::Duration};
 
-use anyhow::Context;
+use anyhow::{Context, bail};
 use clap::Parser;
 use neuron::{
     cli::{Cli, Command},
     config::{Config, process_env},
+    manage,
     server::Server,
+    shelf::Shelf,
 };
 use tokio::signal::unix::{SignalKind, signal};
 use tracing_subscriber::EnvFilter;
@@ -18,8 +20,9 @@ const LAST_WORDS: Duration = Duration::from_secs(1);
 fn main() -> ExitCode {
     neuron::memory::keep_few_heaps();
     let cli = Cli::parse();
-    // Between the lines of a conversation only what is wrong is said.
-    let usual = if matches!(cli.command, Command::Run { .. }) { "warn" } else { "info" };
+    // To people at a terminal only what is wrong is said.
+    let is_server = matches!(cli.command, Command::Serve { .. } | Command::Registry { .. });
+    let usual = if is_server { "info" } else { "warn" };
     let filter = EnvFilter::try_from_default_env().unwrap_or_else(|_| EnvFilter::new(usual));
     let colours =
         std::io::IsTerminal::is_terminal(&std::io::stderr()) && std::env::var_os("NO_COLOR").is_none();
@@ -41,15 +44,33 @@ fn run(command: Command) -> anyhow::Result<()> {
             Ok(())
         }
         Command::Run { model, config } => {
-            let config = match config {
-                Some(path) => Config::load(&path, &process_env)?,
-                None => Config::parse("", "nothing", &process_env)?,
-            };
+            let config = configured(config)?;
             neuron::server::use_threads(config.engine.threads)?;
-            let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build()?;
-            let ran = runtime.block_on(neuron::run::run(config, &model));
-            runtime.shutdown_timeout(LAST_WORDS);
-            ran
+            until_done(neuron::run::run(config, &model))
+        }
+        Command::Pull { model } => {
+            let config = configured(model.config)?;
+            until_done(manage::pull(&config, &model.id, model.quant.as_deref()))
+        }
+        Command::Preflight { model, json } => {
+            let config = configured(model.config)?;
+            until_done(manage::preflight(&config, &model.id, model.quant.as_deref(), json))
+        }
+        Command::List { json, config } => manage::list(&configured(config)?, json),
+        Command::Rm { model, config } => manage::remove(&configured(config)?, &model),
+        Command::Verify { model, config } => manage::verify(&configured(config)?, model.as_deref()),
+        Command::Registry { dir, listen, token_env, insecure_open } => {
+            let token = token_env.map(|name| {
+                let token = process_env(&name).filter(|token| !token.trim().is_empty());
+                token.with_context(|| format!("the variable {name} is not set"))
+            });
+            let token = token.transpose()?;
+            if token.is_none() && !insecure_open && !listen.ip().is_loopback() {
+                bail!(
+                    "{listen} is open to other hosts: name a token with --token-env, or say --insecure-open"
+                );
+            }
+            until_done(give_out(dir, listen, token))
         }
         Command::Bench(args) => neuron::bench::run(&args),
         Command::BenchSampling(args) => neuron::bench::run_sampling(&args),
@@ -68,6 +89,34 @@ fn run(command: Command) -> anyhow::Result<()> {
             }
             served.map(|_| ())
         }
+    }
+}
+
+fn configured(path: Option<PathBuf>) -> anyhow::Result<Config> {
+    Ok(match path {
+        Some(path) => Config::load(&path, &process_env)?,
+        None => Config::parse("", "nothing", &process_env)?,
+    })
+}
+
+fn until_done(work: impl Future<Output = anyhow::Result<()>>) -> anyhow::Result<()> {
+    let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build()?;
+    let done = runtime.block_on(work);
+    runtime.shutdown_timeout(LAST_WORDS);
+    done
+}
+
+async fn give_out(dir: PathBuf, listen: SocketAddr, token: Option<String>) -> anyhow::Result<()> {
+    let shelf = Shelf::new(dir.clone(), token.as_deref().map(str::trim));
+    let shelf = shelf.with_context(|| format!("{}", dir.display()))?;
+    let mut serving = shelf.serve(listen).await.with_context(|| format!("cannot serve on {listen}"))?;
+    tracing::info!(dir = %dir.display(), "giving out models on http://{}", serving.address());
+    let mut terminate = signal(SignalKind::terminate())?;
+    let mut interrupt = signal(SignalKind::interrupt())?;
+    tokio::select! {
+        ended = serving.ended() => Ok(ended?),
+        _ = terminate.recv() => Ok(()),
+        _ = interrupt.recv() => Ok(()),
     }
 }
 

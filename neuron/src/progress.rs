@@ -22,13 +22,16 @@ struct Now {
     since: Instant,
     /// Bytes that the phase has moved; counted by the engine while it reads.
     done: Arc<AtomicU64>,
+    /// What had been moved before it began: the speed is that of the rest.
+    from: u64,
     /// 0 = unknown.
     total: u64,
 }
 
 impl Default for Progress {
     fn default() -> Self {
-        let now = Now { phase: LoadPhase::Checking, since: Instant::now(), done: Arc::default(), total: 0 };
+        let (phase, since) = (LoadPhase::Checking, Instant::now());
+        let now = Now { phase, since, done: Arc::default(), from: 0, total: 0 };
         Self { now: Mutex::new(now) }
     }
 }
@@ -41,14 +44,8 @@ impl Progress {
 
     /// As [`Self::enter`]; `done` counts the bytes.
     pub(crate) fn enter_counted(&self, phase: LoadPhase, total: u64, done: Arc<AtomicU64>) {
-        *self.lock() = Now { phase, since: Instant::now(), done, total };
-    }
-
-    /// So many bytes have been moved in this phase, of so many.
-    pub(crate) fn moved(&self, done: u64, total: u64) {
-        let mut now = self.lock();
-        now.done.store(done, Relaxed);
-        now.total = total.max(now.total);
+        let from = done.load(Relaxed);
+        *self.lock() = Now { phase, since: Instant::now(), done, from, total };
     }
 
     /// As it goes over the wire. `model`: the id in /models.
@@ -60,7 +57,7 @@ impl Progress {
             phase: now.phase,
             bytes_done: if total > 0 { done.min(total) } else { done },
             bytes_total: total,
-            seconds_left: seconds_left(done, total, now.since.elapsed().as_secs_f64()),
+            seconds_left: seconds_left(done, now.from, total, now.since.elapsed().as_secs_f64()),
             failure: None,
         }
     }
@@ -71,12 +68,13 @@ impl Progress {
 }
 
 /// By the speed so far, which the first moments say little about.
-fn seconds_left(done: u64, total: u64, seconds: f64) -> Option<f64> {
-    if done == 0 || total == 0 || seconds < 0.5 {
+fn seconds_left(done: u64, from: u64, total: u64, seconds: f64) -> Option<f64> {
+    let moved = done.saturating_sub(from);
+    if moved == 0 || total == 0 || seconds < 0.5 {
         return None;
     }
     #[expect(clippy::cast_precision_loss, reason = "an estimate")]
-    let left = total.saturating_sub(done) as f64 / done as f64 * seconds;
+    let left = total.saturating_sub(done) as f64 / moved as f64 * seconds;
     Some((left * 10.0).round() / 10.0)
 }
 
@@ -86,10 +84,13 @@ mod tests {
 
     #[test]
     fn the_rest_takes_as_long_as_what_is_done_did() {
-        assert_eq!(seconds_left(25, 100, 1.0), Some(3.0));
-        assert_eq!(seconds_left(0, 100, 1.0), None);
-        assert_eq!(seconds_left(25, 0, 1.0), None);
-        assert_eq!(seconds_left(25, 100, 0.1), None);
+        assert_eq!(seconds_left(25, 0, 100, 1.0), Some(3.0));
+        assert_eq!(seconds_left(0, 0, 100, 1.0), None);
+        assert_eq!(seconds_left(25, 0, 0, 1.0), None);
+        assert_eq!(seconds_left(25, 0, 100, 0.1), None);
+        // What was there before says nothing of the speed.
+        assert_eq!(seconds_left(60, 50, 100, 1.0), Some(4.0));
+        assert_eq!(seconds_left(50, 50, 100, 1.0), None);
     }
 
     #[test]
@@ -99,9 +100,5 @@ mod tests {
         counter.store(12, Relaxed);
         let said = progress.of("m");
         assert_eq!((said.phase, said.bytes_done, said.bytes_total), (LoadPhase::Reading, 10, 10));
-        progress.enter(LoadPhase::Downloading, 0);
-        progress.moved(3, 7);
-        let said = progress.of("m");
-        assert_eq!((said.bytes_done, said.bytes_total), (3, 7));
     }
 }

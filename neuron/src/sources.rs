@@ -2,8 +2,11 @@
 
 mod cache;
 mod choose;
+mod download;
 mod folder;
 mod hub;
+mod local;
+mod pace;
 
 use std::path::{Path, PathBuf};
 
@@ -14,7 +17,19 @@ use crate::{
     progress::Progress,
     safetensors,
 };
+pub(crate) use cache::{files as cached_files, is_name, snapshot as cached_snapshot};
 use choose::Choice;
+use download::Download;
+pub(crate) use download::{Content, sha256};
+use hub::Hub;
+pub(crate) use hub::failed;
+pub use pace::Pace;
+
+/// Looks at a model before its weights are fetched: a folder, or a file, of which only the beginnings have come
+/// and the rest reads as zeros.
+pub(crate) type Look<'a> = &'a (dyn Fn(PathBuf) -> LookedAt + Sync);
+/// What it found; blocks on the disk elsewhere.
+pub(crate) type LookedAt = std::pin::Pin<Box<dyn Future<Output = Result<(), LoadError>> + Send>>;
 
 /// The files of a model.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -42,15 +57,16 @@ struct Place<'a> {
 
 /// The model's files, out of the cache or, failing that, over the network.
 pub async fn resolve(config: &Config, id: &str, quant: Option<&str>) -> Result<Resolved, LoadError> {
-    resolve_watched(config, id, quant, &Progress::default()).await
+    resolve_watched(config, id, quant, &Progress::default(), &|_| Box::pin(async { Ok(()) })).await
 }
 
-/// As [`resolve`], telling what is downloaded.
+/// As [`resolve`], telling what is downloaded; `look` may refuse it before its weights are.
 pub(crate) async fn resolve_watched(
     config: &Config,
     id: &str,
     quant: Option<&str>,
     progress: &Progress,
+    look: Look<'_>,
 ) -> Result<Resolved, LoadError> {
     let place = place(config, id)?;
     match cached_at(&place, quant) {
@@ -58,23 +74,100 @@ pub(crate) async fn resolve_watched(
         Ok(None) => {}
         // The cache has the model in other quants; its source may have this one.
         Err(missing @ LoadError::QuantNotFound { .. }) if place.source.offline => return Err(missing),
-        Err(LoadError::QuantNotFound { .. }) => {}
+        Err(LoadError::QuantNotFound { .. }) if place.source.roots.is_empty() => {}
         Err(other) => return Err(other),
     }
     if place.source.offline {
         return Err(place.offline());
     }
-    let files = hub::list(id, &place.parts, place.source).await?;
+    let (hub, files) = ask(&place).await?;
     let path = match choose::weights(id, &files, quant, choose::is_folder(&files))? {
-        Choice::File(file) => hub::fetch(id, &place.parts, place.source, file, progress).await?,
-        Choice::Folder => folder::fetch(id, &place.parts, place.source, &files, progress).await?,
+        Choice::File(file) => {
+            let download = Download::plan(&hub, &[file.to_owned()], hub.revision(), progress).await?;
+            let folder = finish(id, download, Some(file), look).await?;
+            folder.join(file)
+        }
+        Choice::Folder => {
+            let beside = folder::before_weights(id, &files)?;
+            let beside = Download::plan(&hub, &beside, hub.revision(), progress).await?;
+            let commit = beside.commit().to_owned();
+            let folder = beside.finish().await?;
+            let weights = folder::weights(id, &folder, &files)?;
+            // Of the same commit, even if the branch moves on.
+            let weights = Download::plan(&hub, &weights, &commit, progress).await?;
+            finish(id, weights, None, look).await?
+        }
     };
     Ok(place.resolved(path))
+}
+
+/// Has a model looked at, of which no more is fetched for that than its beginnings.
+pub(crate) async fn look_at(
+    config: &Config,
+    id: &str,
+    quant: Option<&str>,
+    look: Look<'_>,
+) -> Result<(), LoadError> {
+    let place = place(config, id)?;
+    match cached_at(&place, quant) {
+        Ok(Some(path)) => return look(path).await,
+        Ok(None) | Err(LoadError::QuantNotFound { .. }) if !place.source.offline => {}
+        Ok(None) => return Err(place.offline()),
+        Err(other) => return Err(other),
+    }
+    let (hub, files) = ask(&place).await?;
+    let progress = Progress::default();
+    let chosen = choose::weights(id, &files, quant, choose::is_folder(&files))?;
+    let (wanted, revision, file) = match chosen {
+        Choice::File(file) => (vec![file.to_owned()], hub.revision().to_owned(), Some(file)),
+        Choice::Folder => {
+            let beside = folder::before_weights(id, &files)?;
+            let beside = Download::plan(&hub, &beside, hub.revision(), &progress).await?;
+            let commit = beside.commit().to_owned();
+            let folder = beside.finish().await?;
+            (folder::weights(id, &folder, &files)?, commit, None)
+        }
+    };
+    let beginnings = Download::plan(&hub, &wanted, &revision, &progress).await?.beginnings().await?;
+    look(file.map_or_else(|| beginnings.path().to_owned(), |file| beginnings.path().join(file))).await
+}
+
+/// Has weights looked at as soon as their beginnings have come, and fetches the rest.
+async fn finish(
+    id: &str,
+    download: Download<'_>,
+    file: Option<&str>,
+    look: Look<'_>,
+) -> Result<PathBuf, LoadError> {
+    let beginnings = download.beginnings().await?;
+    let at = file.map_or_else(|| beginnings.path().to_owned(), |file| beginnings.path().join(file));
+    match look(at).await {
+        // A header may be longer than what has come of it.
+        Ok(()) | Err(LoadError::InvalidFile { .. }) => {}
+        Err(other) => return Err(other),
+    }
+    drop(beginnings);
+    tracing::info!(model = id, folder = %download.folder().display(), "downloading");
+    download.finish().await
+}
+
+/// A model's folder in the cache of its source, with blobs and all.
+pub(crate) fn cached_repo(config: &Config, id: &str) -> Result<PathBuf, LoadError> {
+    let place = place(config, id)?;
+    if !place.source.roots.is_empty() {
+        let cause = "its files are your own and lie in no cache".to_owned();
+        return Err(LoadError::InvalidModelId { model_id: id.to_owned(), cause });
+    }
+    Ok(cache::repo(&place.source.cache_dir, place.parts.repo))
 }
 
 /// The quants that a model comes in, out of the cache or, failing that, as its source lists them.
 pub async fn quants(config: &Config, id: &str) -> Result<Vec<String>, LoadError> {
     let place = place(config, id)?;
+    if !place.source.roots.is_empty() {
+        let path = local::find(&place, None)?;
+        return Ok(choose::quants(&[Resolved { path, repo: String::new() }.file()]));
+    }
     let cached = cache::snapshot(&place.source.cache_dir, &place.parts).map(|dir| cache::files(&dir));
     let cached = choose::quants(&cached.unwrap_or_default());
     if !cached.is_empty() {
@@ -83,7 +176,7 @@ pub async fn quants(config: &Config, id: &str) -> Result<Vec<String>, LoadError>
     if place.source.offline {
         return Err(place.offline());
     }
-    Ok(choose::quants(&hub::list(id, &place.parts, place.source).await?))
+    Ok(choose::quants(&ask(&place).await?.1))
 }
 
 /// Bytes of the weights at `path`, a GGUF file or a folder; 0 where they cannot be told.
@@ -140,7 +233,31 @@ fn place<'a>(config: &'a Config, id: &'a str) -> Result<Place<'a>, LoadError> {
     Ok(Place { id, parts, source })
 }
 
+/// A source of several endpoints is asked one after the other, until one has the model.
+async fn ask<'a>(place: &Place<'a>) -> Result<(Hub<'a>, Vec<String>), LoadError> {
+    let endpoints = &place.source.endpoints;
+    let count = endpoints.len().max(1);
+    for n in 0.. {
+        let hub = Hub::new(place.id, place.parts, place.source, endpoints.get(n).map(String::as_str))?;
+        match hub.list().await {
+            Ok(files) => return Ok((hub, files)),
+            Err(
+                error @ (LoadError::RepoNotFound { .. }
+                | LoadError::RevisionNotFound { .. }
+                | LoadError::OfflineAndNotCached { .. }),
+            ) if n + 1 < count => {
+                tracing::info!(model = place.id, cause = error.message(), "asking the next")
+            }
+            Err(other) => return Err(other),
+        }
+    }
+    Err(place.offline())
+}
+
 fn cached_at(place: &Place<'_>, quant: Option<&str>) -> Result<Option<PathBuf>, LoadError> {
+    if !place.source.roots.is_empty() {
+        return local::find(place, quant).map(Some);
+    }
     let Some(snapshot) = cache::snapshot(&place.source.cache_dir, &place.parts) else { return Ok(None) };
     let files = cache::files(&snapshot);
     // One whose download was broken off is fetched on.
@@ -232,6 +349,32 @@ mod tests {
         let both = [&parts[..4], &["m.Q8_0.gguf"]].concat();
         check(&both, Some("Q8_0"), Ok("models--o--m/snapshots/abc/m.Q8_0.gguf")).await;
         check(&both, Some("safetensors"), Err("quant_not_found")).await;
+    }
+
+    #[tokio::test]
+    async fn files_of_the_host_are_found_inside_their_roots() {
+        let (one, two) =
+            (hub(&["a/m.Q4_0.gguf"]), hub(&["b/x.Q4_0.gguf", "b/x.Q8_0.gguf", "c/model.safetensors"]));
+        std::os::unix::fs::symlink(two.path(), one.path().join("out")).unwrap();
+        let (first, second) = (one.path(), two.path());
+        let text = format!("[sources.file]\nroots = [{first:?}, {second:?}]\n");
+        let config = Config::parse(&text, "test", &|_| None).unwrap();
+        let check = async |id: &str, quant, expected: Result<PathBuf, &str>| {
+            let got = resolve(&config, id, quant).await.map(|resolved| resolved.path);
+            let kind = |e: LoadError| serde_json::to_value(e).unwrap()["kind"].as_str().unwrap().to_owned();
+            assert_eq!(got.map_err(kind), expected.map_err(str::to_owned), "{id} {quant:?}");
+        };
+        check("file:a/m.Q4_0.gguf", None, Ok(first.join("a/m.Q4_0.gguf"))).await;
+        check("file:a", None, Ok(first.join("a/m.Q4_0.gguf"))).await;
+        check("file:b", Some("Q8_0"), Ok(second.join("b/x.Q8_0.gguf"))).await;
+        check("file:b", Some("Q2_K"), Err("quant_not_found")).await;
+        check("file:b/x.Q4_0.gguf", Some("Q8_0"), Err("quant_not_found")).await;
+        check("file:c", None, Err("empty_repo")).await;
+        check("file:none", None, Err("repo_not_found")).await;
+        // A link that leads out of its root.
+        check("file:out/b/x.Q4_0.gguf", None, Err("repo_not_found")).await;
+        check("file:../etc/passwd", None, Err("invalid_model_id")).await;
+        check("file:a@main", None, Err("invalid_model_id")).await;
     }
 
     #[test]

@@ -103,6 +103,42 @@ pub enum LoadError {
         free_mb: u64,
         device: u32,
     },
+    /// Its source answers, and has no such model, or does not show it to this token.
+    RepoNotFound {
+        model_id: String,
+        endpoint: String,
+    },
+    RevisionNotFound {
+        model_id: String,
+        revision: String,
+    },
+    /// 401 or 403 of its source.
+    Unauthorized {
+        model_id: String,
+        endpoint: String,
+        /// Whether a token was sent.
+        has_token: bool,
+    },
+    /// 429 of its source.
+    RateLimited {
+        model_id: String,
+        endpoint: String,
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        retry_after_secs: Option<u64>,
+    },
+    /// Its files do not fit where they are kept.
+    InsufficientDisk {
+        model_id: String,
+        required_mb: u64,
+        free_mb: u64,
+        path: String,
+    },
+    /// What came is not what its source says it is. Nothing of it is kept.
+    CorruptDownload {
+        model_id: String,
+        file: String,
+        cause: String,
+    },
     UnknownSource {
         model_id: String,
         source: String,
@@ -157,6 +193,36 @@ impl LoadError {
                 "{model_id} needs {required_mb} MiB on device {device}, where {free_mb} MiB are free; \
                  unload another model, choose a smaller quant, or set a smaller engine.max_context"
             ),
+            Self::RepoNotFound { model_id, endpoint } => format!(
+                "{model_id} is not at {endpoint}, or not for this token to see; correct the id, or set the \
+                 source's auth_env"
+            ),
+            Self::RevisionNotFound { model_id, revision } => {
+                format!(
+                    "{model_id} has no revision {revision:?}; correct what follows the @, or leave it out"
+                )
+            }
+            Self::Unauthorized { model_id, endpoint, has_token: true } => format!(
+                "{endpoint} does not give {model_id} to the token that was sent; ask for access there, or set \
+                 another token"
+            ),
+            Self::Unauthorized { model_id, endpoint, has_token: false } => format!(
+                "{endpoint} gives {model_id} only to those with a token; name the variable that holds one in \
+                 the source's auth_env"
+            ),
+            Self::RateLimited { model_id, endpoint, retry_after_secs } => {
+                let when = retry_after_secs.map_or("later".to_owned(), |secs| format!("in {secs} s"));
+                format!(
+                    "{model_id} cannot be fetched now, for {endpoint} gets too many requests; try again {when}"
+                )
+            }
+            Self::InsufficientDisk { model_id, required_mb, free_mb, path } => format!(
+                "{model_id} needs {required_mb} MiB in {path}, where {free_mb} MiB are free; remove models \
+                 with `neuron rm`, or set another cache_dir"
+            ),
+            Self::CorruptDownload { model_id, file, cause } => {
+                format!("{model_id}: {file} did not come as its source has it: {cause}; load again")
+            }
             Self::UnknownSource { model_id, source, known } => format!(
                 "{model_id} names the source {source:?}, which is not configured; known are {}",
                 known.join(", ")

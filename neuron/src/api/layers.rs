@@ -69,6 +69,7 @@ fn needed(path: &str) -> Option<Scope> {
             Some(Scope::Lifecycle)
         }
         path if path.starts_with("/v1/") => Some(Scope::Infer),
+        path if path.starts_with(super::HUB) => Some(Scope::Files),
         _ => Some(Scope::Registry),
     }
 }

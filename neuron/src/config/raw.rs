@@ -33,6 +33,7 @@ pub(super) struct Neuron {
     pub(super) insecure_open: bool,
     pub(super) drain_secs: u64,
     pub(super) preload: Vec<String>,
+    pub(super) share_models: bool,
 }
 
 #[derive(Debug, Deserialize)]
@@ -53,6 +54,7 @@ impl Default for Neuron {
             insecure_open: false,
             drain_secs: 30,
             preload: Vec::new(),
+            share_models: false,
         }
     }
 }
@@ -108,8 +110,12 @@ impl Default for Engine {
 #[serde(deny_unknown_fields, default)]
 pub(super) struct Source {
     pub(super) endpoint: Option<String>,
+    pub(super) endpoints: Vec<String>,
+    pub(super) roots: Vec<PathBuf>,
     pub(super) auth_env: Option<String>,
     pub(super) cache_dir: Option<PathBuf>,
     pub(super) offline: Option<bool>,
     pub(super) stall_secs: Option<u64>,
+    pub(super) connections: Option<usize>,
+    pub(super) max_mb_per_sec: Option<u64>,
 }

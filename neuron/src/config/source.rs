@@ -1,23 +1,35 @@
 //! A source out of its raw form and the variables of the hub's own tools.
 
-use std::{path::PathBuf, time::Duration};
+use std::{path::PathBuf, sync::Arc, time::Duration};
 
 use super::{Env, HUGGINGFACE, Source, raw, secret};
+use crate::sources::Pace;
 
 /// Seconds without a byte after which a download has failed, where the source sets none.
 const STALL_SECS: u64 = 60;
+/// Pieces of a model that are fetched at a time, where the source sets no number.
+const CONNECTIONS: usize = 4;
+const MAX_CONNECTIONS: usize = 32;
 
 pub(super) fn build(name: &str, raw: &raw::Source, env: Env<'_>) -> Result<Source, String> {
     if name.is_empty() || !name.chars().all(|c| c.is_ascii_alphanumeric() || c == '-' || c == '_') {
         return Err("a source's name is made of letters, digits, - and _".to_owned());
     }
-    let endpoint = raw.endpoint.clone().or_else(|| env("HF_ENDPOINT").filter(|_| name == HUGGINGFACE));
-    if let Some(url) = endpoint.as_deref().filter(|u| !u.starts_with("http://") && !u.starts_with("https://"))
-    {
+    let mut endpoints: Vec<String> = raw.endpoint.iter().chain(&raw.endpoints).cloned().collect();
+    if endpoints.is_empty() && raw.roots.is_empty() {
+        endpoints.extend(env("HF_ENDPOINT").filter(|_| name == HUGGINGFACE));
+    }
+    if let Some(url) = endpoints.iter().find(|u| !u.starts_with("http://") && !u.starts_with("https://")) {
         return Err(format!("endpoint {url:?} is not an http or https address"));
     }
+    if !raw.roots.is_empty() && !endpoints.is_empty() {
+        return Err("it has roots and an endpoint; a source is either folders or servers".to_owned());
+    }
+    if let Some(root) = raw.roots.iter().find(|root| !root.is_absolute()) {
+        return Err(format!("the root {} is not an absolute path", root.display()));
+    }
     let token = match &raw.auth_env {
-        None if name == HUGGINGFACE && endpoint.as_deref().is_none_or(is_the_hub) => hub_token(env),
+        None if name == HUGGINGFACE && endpoints.iter().all(|url| is_the_hub(url)) => hub_token(env),
         None => None,
         Some(variable) => Some(secret(variable, env)?),
     };
@@ -29,7 +41,13 @@ pub(super) fn build(name: &str, raw: &raw::Source, env: Env<'_>) -> Result<Sourc
     };
     let offline = raw.offline.unwrap_or_else(|| env("HF_HUB_OFFLINE").is_some_and(|v| v == "1"));
     let stall = Duration::from_secs(raw.stall_secs.unwrap_or(STALL_SECS).max(1));
-    Ok(Source { endpoint, token, cache_dir, offline, stall })
+    let connections = raw.connections.unwrap_or(CONNECTIONS);
+    if !(1..=MAX_CONNECTIONS).contains(&connections) {
+        return Err(format!("connections is {connections}, and must be from 1 to {MAX_CONNECTIONS}"));
+    }
+    let pace = Arc::new(Pace::new(raw.max_mb_per_sec.unwrap_or(0).saturating_mul(1_000_000)));
+    let roots = raw.roots.clone();
+    Ok(Source { endpoints, roots, token, cache_dir, offline, stall, connections, pace })
 }
 
 fn is_the_hub(endpoint: &str) -> bool {

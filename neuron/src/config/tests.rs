@@ -26,7 +26,13 @@ fn the_example_is_valid_and_says_the_defaults() {
     assert_eq!(format!("{config:?}"), format!("{defaults:?}"));
     // Its commented lines are examples too: with them in force it still parses.
     let all = text.replace("\n#: ", "\n");
-    let env = [("HOME", "/h"), ("NEURON_TOKEN", "t"), ("MIRROR_TOKEN", "m"), ("ANN_TOKEN", "a")];
+    let env = [
+        ("HOME", "/h"),
+        ("NEURON_TOKEN", "t"),
+        ("MIRROR_TOKEN", "m"),
+        ("ANN_TOKEN", "a"),
+        ("SIBLINGS_TOKEN", "s"),
+    ];
     let all = parse_with(&all, &env).unwrap();
     assert!(all.tokens[0].secret == "t" && all.tokens[0].is_gateways());
     assert_eq!((&*all.tokens[1].name, &*all.tokens[1].scopes), ("ann", &[Scope::Infer][..]));
@@ -91,7 +97,7 @@ fn the_hubs_variables_are_honoured() {
     assert_eq!(dir(&[("HF_HOME", "/h")]), "/h/hub");
     let offline = parse_with("", &[("HF_HUB_OFFLINE", "1"), ("HF_ENDPOINT", "http://m")]).unwrap();
     assert!(offline.sources["huggingface"].offline);
-    assert_eq!(offline.sources["huggingface"].endpoint.as_deref(), Some("http://m"));
+    assert_eq!(offline.sources["huggingface"].endpoints, ["http://m"]);
 }
 
 #[test]

@@ -14,10 +14,12 @@ pub enum Scope {
     Lifecycle,
     /// What there is and how busy it is: models, devices, `/watch`.
     Registry,
+    /// Files of models, for another node.
+    Files,
 }
 
 impl Scope {
-    pub(super) const ALL: [Self; 3] = [Self::Infer, Self::Lifecycle, Self::Registry];
+    pub(super) const ALL: [Self; 4] = [Self::Infer, Self::Lifecycle, Self::Registry, Self::Files];
 
     /// Its name in neuron.toml.
     pub fn name(self) -> &'static str {
@@ -25,6 +27,7 @@ impl Scope {
             Self::Infer => "infer",
             Self::Lifecycle => "lifecycle",
             Self::Registry => "registry",
+            Self::Files => "files",
         }
     }
 }
@@ -38,9 +41,10 @@ pub struct Token {
 }
 
 impl Token {
-    /// One that may do everything is a gateway's: it may say for whom it asks.
+    /// One that may do everything with models is a gateway's: it may say for whom it asks.
     pub fn is_gateways(&self) -> bool {
-        Scope::ALL.iter().all(|scope| self.scopes.contains(scope))
+        let of_a_gateway = [Scope::Infer, Scope::Lifecycle, Scope::Registry];
+        of_a_gateway.iter().all(|scope| self.scopes.contains(scope))
     }
 }
 
@@ -55,7 +59,10 @@ pub(super) fn all(raw: &raw::Neuron, file: &str, env: Env<'_>) -> Result<Vec<Tok
     for token in &raw.tokens {
         let key = format!("neuron.tokens.{}", token.name);
         if token.scopes.is_empty() {
-            return Err(at(&key, "it has no scopes; there are infer, lifecycle and registry".to_owned()));
+            return Err(at(
+                &key,
+                "it has no scopes; there are infer, lifecycle, registry and files".to_owned(),
+            ));
         }
         let secret = super::secret(&token.token_env, env).map_err(|e| at(&key, e))?;
         if let Some(same) = tokens.iter().find(|other| other.secret == secret || other.name == token.name) {

@@ -35,6 +35,15 @@ impl Blueprint {
         }
     }
 
+    /// The architecture, as files name it.
+    pub fn name(&self) -> &'static str {
+        match self {
+            Self::Decoder(shape) => shape.architecture.name(),
+            Self::Encoder(form) => form.name(),
+            Self::Candle(form) => form.name(),
+        }
+    }
+
     /// Tokens of prompt and answer that fit: the least of what the model and the configuration (0: no
     /// limit of its own) allow.
     pub fn context(&self, configured: u64) -> u64 {

@@ -2,6 +2,7 @@
 //! registry's own, and whoever asks waits for them.
 
 use std::{
+    path::PathBuf,
     sync::{Arc, atomic::Ordering},
     time::Instant,
 };
@@ -84,9 +85,20 @@ impl Registry {
         let started = Instant::now();
         let id = request.model_id.clone();
         let quant = request.quant.as_deref();
-        let resolved = sources::resolve_watched(&self.config, &id, quant, &entry.progress).await?;
-        entry.progress.enter(LoadPhase::Checking, 0);
         let max_context = self.config.engine.max_context;
+        let limits = self.config.engine.cache_limits();
+        // Before the weights are fetched: what will be refused then is refused now.
+        let look = |path: PathBuf| -> sources::LookedAt {
+            let (id, free_mb) = (id.clone(), self.memory().free_mb);
+            let looked = tokio::task::spawn_blocking(move || {
+                let checked = preflight::check(&id, &path, max_context)?;
+                preflight::fit(&id, &checked, limits, free_mb).map(|_| ())
+            });
+            // What fails here otherwise fails again when the file is there.
+            Box::pin(async { looked.await.unwrap_or(Ok(())) })
+        };
+        let resolved = sources::resolve_watched(&self.config, &id, quant, &entry.progress, &look).await?;
+        entry.progress.enter(LoadPhase::Checking, 0);
         let file = resolved.file();
         let size = sources::size_of(&resolved.path);
         let (checked_id, path) = (id.clone(), resolved.path.clone());
@@ -95,7 +107,6 @@ impl Registry {
 
         entry.progress.enter(LoadPhase::Waiting, 0);
         let _turn = self.load_turn.lock().await;
-        let limits = self.config.engine.cache_limits();
         let (room, estimate) = preflight::fit(&id, &checked, limits, self.memory().free_mb)?;
         let context = room.context;
         let Checked { weights, plan, text, .. } = checked;

@@ -1,117 +1,127 @@
-//! Fetching over the Hugging Face hub's API.
+//! A server that speaks the Hugging Face hub's API: what it has, and what its refusals mean.
 
-use std::{path::PathBuf, time::Duration};
+use std::time::Duration;
 
 use futures_util::{StreamExt, pin_mut};
 use hf_hub::{
-    HFClient, HFError,
-    progress::{DownloadEvent, FileProgress, ProgressEvent, ProgressHandler},
-    repository::RepoTreeEntry,
+    HFClient, HFError, HFRepository,
+    repository::{FileMetadataInfo, RepoTreeEntry, RepoTypeModel},
     split_id,
 };
-use neuron_protocol::{LoadError, LoadPhase, model_id::ModelId};
-use tokio::sync::watch;
+use neuron_protocol::{LoadError, model_id::ModelId};
 
-use crate::{config::Source, progress::Progress};
+use crate::config::Source;
 
-/// How long the listing of a repository may take: past it the source counts as unreachable.
+/// How long the listing of a repository, or what is said of one file, may take: past it the source counts as
+/// unreachable.
 const LIST_TIMEOUT: Duration = Duration::from_secs(15);
 /// Entries of a repository that are looked at.
 const MAX_ENTRIES: usize = 10_000;
 
-/// Names of the repository's files.
-pub(super) async fn list(id: &str, parts: &ModelId<'_>, source: &Source) -> Result<Vec<String>, LoadError> {
-    let client = client(source).map_err(|e| failed(id, &e))?;
-    let (owner, name) = split_id(parts.repo);
-    let repo = client.model(owner, name);
-    let list = async {
-        let revision = parts.revision.unwrap_or("main");
-        let stream = repo.list_tree().revision(revision).recursive(true).limit(MAX_ENTRIES).send()?;
-        pin_mut!(stream);
-        let mut files = Vec::new();
-        while let Some(entry) = stream.next().await {
-            if let RepoTreeEntry::File { path, .. } = entry? {
-                files.push(path);
-            }
-        }
-        Ok::<_, HFError>(files)
-    };
-    let unreachable = |cause: String| LoadError::OfflineAndNotCached { model_id: id.to_owned(), cause };
-    match tokio::time::timeout(LIST_TIMEOUT, list).await {
-        Err(_) => Err(unreachable(format!("no answer from {} in 15 s", client.endpoint()))),
-        Ok(Err(error)) if is_unreachable(&error) => {
-            Err(unreachable(format!("{} cannot be reached: {}", client.endpoint(), root(&error))))
-        }
-        Ok(Err(error)) => Err(failed(id, &error)),
-        Ok(Ok(files)) => Ok(files),
-    }
+/// A model's place at a hub.
+pub(super) struct Hub<'a> {
+    pub(super) id: &'a str,
+    pub(super) parts: ModelId<'a>,
+    pub(super) source: &'a Source,
+    pub(super) repo: HFRepository<RepoTypeModel>,
+    pub(super) endpoint: String,
 }
 
-/// Downloads `file` into the cache and returns where it lies.
-pub(super) async fn fetch(
-    id: &str,
-    parts: &ModelId<'_>,
-    source: &Source,
-    file: &str,
-    progress: &Progress,
-) -> Result<PathBuf, LoadError> {
-    progress.enter(LoadPhase::Downloading, 0);
-    tracing::info!(model = id, %file, "downloading");
-    let client = client(source).map_err(|e| failed(id, &e))?;
-    let (owner, name) = split_id(parts.repo);
-    let repo = client.model(owner, name);
-    let (bytes, mut moved) = watch::channel((0, 0));
-    let download = repo.download_file().filename(file).revision(parts.revision.unwrap_or("main"));
-    let download = download.progress(Bytes(bytes)).send();
-    pin_mut!(download);
-    loop {
-        let moves = tokio::time::timeout(source.stall, moved.changed());
-        tokio::select! {
-            // In this order: the end of the download closes the channel.
-            biased;
-            done = &mut download => return done.map_err(|e| failed(id, &root(&e))),
-            moves = moves => if moves.is_ok() {
-                let (done, total) = *moved.borrow_and_update();
-                progress.moved(done, total);
-            } else {
-                let seconds = source.stall.as_secs();
-                return Err(failed(id, &format!("{} sent nothing of {file} for {seconds} s", client.endpoint())));
-            }
-        }
+impl<'a> Hub<'a> {
+    /// `endpoint`: one of the source's; `None`: the hub's own.
+    pub(super) fn new(
+        id: &'a str,
+        parts: ModelId<'a>,
+        source: &'a Source,
+        endpoint: Option<&str>,
+    ) -> Result<Self, LoadError> {
+        let client = client(source, endpoint).map_err(|e| failed(id, &e))?;
+        let (owner, name) = split_id(parts.repo);
+        let (repo, endpoint) = (client.model(owner, name), client.endpoint().to_owned());
+        Ok(Self { id, parts, source, repo, endpoint })
     }
-}
 
-/// Tells how many bytes have come, of how many. The library also reports at times when none have.
-struct Bytes(watch::Sender<(u64, u64)>);
+    pub(super) fn revision(&self) -> &str {
+        self.parts.revision.unwrap_or("main")
+    }
 
-impl ProgressHandler for Bytes {
-    fn on_progress(&self, event: &ProgressEvent) {
-        let ProgressEvent::Download(event) = event else { return };
-        let (bytes, total) = match event {
-            DownloadEvent::Progress { files } => {
-                let sum = |of: fn(&FileProgress) -> u64| files.iter().map(of).sum::<u64>();
-                (sum(|file| file.bytes_completed), sum(|file| file.total_bytes))
+    /// Names of the repository's files.
+    pub(super) async fn list(&self) -> Result<Vec<String>, LoadError> {
+        let list = async {
+            let tree = self.repo.list_tree().revision(self.revision()).recursive(true).limit(MAX_ENTRIES);
+            let stream = tree.send()?;
+            pin_mut!(stream);
+            let mut files = Vec::new();
+            while let Some(entry) = stream.next().await {
+                if let RepoTreeEntry::File { path, .. } = entry? {
+                    files.push(path);
+                }
             }
-            DownloadEvent::AggregateProgress { bytes_completed, total_bytes, .. } => {
-                (*bytes_completed, *total_bytes)
-            }
-            DownloadEvent::Start { .. } | DownloadEvent::Complete => return,
+            Ok::<_, HFError>(files)
         };
-        self.0.send_if_modified(|known| {
-            let before = std::mem::replace(known, (bytes.max(known.0), total.max(known.1)));
-            before.0 < bytes
-        });
+        self.in_time(list).await
+    }
+
+    /// What a file is, without its bytes.
+    pub(super) async fn head(&self, file: &str, revision: &str) -> Result<FileMetadataInfo, LoadError> {
+        let head = self.repo.get_file_metadata().filepath(file).revision(revision).send();
+        self.in_time(head).await
+    }
+
+    async fn in_time<T>(&self, asked: impl Future<Output = Result<T, HFError>>) -> Result<T, LoadError> {
+        let unreachable =
+            |cause: String| LoadError::OfflineAndNotCached { model_id: self.id.to_owned(), cause };
+        match tokio::time::timeout(LIST_TIMEOUT, asked).await {
+            Err(_) => Err(unreachable(format!("no answer from {} in 15 s", self.endpoint))),
+            Ok(Err(HFError::Request { source, .. })) if source.is_redirect() => {
+                Err(failed(self.id, &format!("{} leads in a circle: {}", self.endpoint, root(&source))))
+            }
+            Ok(Err(error @ HFError::Request { .. })) => {
+                Err(unreachable(format!("{} cannot be reached: {}", self.endpoint, root(&error))))
+            }
+            Ok(answer) => answer.map_err(|error| self.refusal(&error)),
+        }
+    }
+
+    /// What a hub's refusal means for a load.
+    pub(super) fn refusal(&self, error: &HFError) -> LoadError {
+        let (model_id, endpoint) = (self.id.to_owned(), self.endpoint.clone());
+        let has_token = self.source.token.is_some();
+        let unknown =
+            |model_id| LoadError::RevisionNotFound { model_id, revision: self.revision().to_owned() };
+        match error {
+            HFError::AuthRequired { .. } | HFError::Forbidden { .. } => {
+                LoadError::Unauthorized { model_id, endpoint, has_token }
+            }
+            HFError::RepoNotFound { .. } => LoadError::RepoNotFound { model_id, endpoint },
+            HFError::RevisionNotFound { .. } => unknown(model_id),
+            HFError::RateLimited { retry_after, .. } => LoadError::RateLimited {
+                model_id,
+                endpoint,
+                retry_after_secs: retry_after.map(|after| after.as_secs()),
+            },
+            // The library tells a listing's refusals less apart than a file's.
+            HFError::Http { context } => match (context.status.as_u16(), context.error_code.as_deref()) {
+                (401 | 403, _) => LoadError::Unauthorized { model_id, endpoint, has_token },
+                (404, Some("RepoNotFound")) => LoadError::RepoNotFound { model_id, endpoint },
+                (404, Some("RevisionNotFound")) => unknown(model_id),
+                (429, _) => LoadError::RateLimited { model_id, endpoint, retry_after_secs: None },
+                _ => failed(self.id, error),
+            },
+            other => failed(self.id, &root(other)),
+        }
     }
 }
 
-pub(super) fn failed(id: &str, cause: &dyn std::fmt::Display) -> LoadError {
+pub(crate) fn failed(id: &str, cause: &dyn std::fmt::Display) -> LoadError {
     LoadError::RepoFetchFailed { model_id: id.to_owned(), cause: cause.to_string() }
 }
 
-fn client(source: &Source) -> Result<HFClient, HFError> {
-    // A listing that fails is tried once more at most: whoever waits for the load wants to know.
+fn client(source: &Source, endpoint: Option<&str>) -> Result<HFClient, HFError> {
+    // A listing that fails is tried once more at most: whoever waits for the load wants to know. Downloads
+    // have retries of their own.
     let mut builder = HFClient::builder().cache_dir(&source.cache_dir).retry_max_attempts(1);
-    if let Some(endpoint) = &source.endpoint {
+    if let Some(endpoint) = endpoint {
         builder = builder.endpoint(endpoint);
     }
     // Without a token the library would look for the user's own, whatever server it is for. A text that
@@ -119,13 +129,8 @@ fn client(source: &Source) -> Result<HFClient, HFError> {
     builder.token(source.token.as_deref().unwrap_or("\n")).build()
 }
 
-/// No server answered, as opposed to one that refused.
-fn is_unreachable(error: &HFError) -> bool {
-    matches!(error, HFError::Request { .. })
-}
-
 /// The innermost cause: "connection refused" says more than the layers around it.
-fn root(error: &dyn std::error::Error) -> String {
+pub(super) fn root(error: &dyn std::error::Error) -> String {
     let mut innermost = error;
     while let Some(source) = innermost.source() {
         innermost = source;

@@ -102,8 +102,8 @@ async fn what_a_hub_refuses_is_told() {
             reply.body
         );
     };
-    check("wrong", json!({ "model_id": "mirror:test/tiny" }), "repo_fetch_failed").await;
-    check("mirror", json!({ "model_id": "mirror:other/tiny" }), "repo_fetch_failed").await;
+    check("wrong", json!({ "model_id": "mirror:test/tiny" }), "unauthorized").await;
+    check("mirror", json!({ "model_id": "mirror:other/tiny" }), "repo_not_found").await;
     check("mirror", json!({ "model_id": "mirror:test/tiny", "quant": "Q6_K" }), "quant_not_found").await;
 }
 

@@ -3,6 +3,7 @@
 mod client;
 mod daemon;
 mod gguf;
+mod hub;
 mod runner;
 
 use std::path::{Path, PathBuf};
@@ -15,6 +16,7 @@ use neuron::{
 pub(crate) use client::{Client, Reply};
 pub(crate) use daemon::{Daemon, shared};
 pub(crate) use gguf::{Gguf, Meta, TINY, install, tiny_hub};
+pub(crate) use hub::{COMMIT, Fault, FaultyHub, noise};
 pub(crate) use runner::Runner;
 
 /// The model that `cargo xtask setup` puts in place.

@@ -141,6 +141,10 @@ impl Form {
         }))
     }
 
+    pub(crate) fn name(&self) -> &'static str {
+        self.name
+    }
+
     /// Bytes of the largest step of a conversation of so many tokens.
     pub(crate) fn step_bytes(&self, context: u64) -> u64 {
         self.step_bytes[0] + self.step_bytes[1] * context

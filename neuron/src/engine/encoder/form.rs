@@ -97,6 +97,10 @@ impl EncoderForm {
         Ok(Some(form))
     }
 
+    pub(crate) fn name(&self) -> &'static str {
+        self.family.model_type
+    }
+
     /// Tokens of a text.
     pub(crate) fn context(&self) -> u64 {
         self.positions - self.first_position

@@ -1,0 +1,245 @@
+//! One file that is fetched.
+
+use std::{
+    io,
+    path::{Path, PathBuf},
+    sync::{
+        Arc,
+        atomic::{AtomicBool, AtomicU64, Ordering::Relaxed},
+    },
+    time::Duration,
+};
+
+use bytes::{Bytes, BytesMut};
+use futures_util::StreamExt;
+use hf_hub::{HFError, repository::FileMetadataInfo};
+use neuron_protocol::LoadError;
+
+use super::{
+    Content, cache,
+    partial::{Cut, Partial},
+};
+use crate::sources::hub::{Hub, failed, root};
+
+/// Times that a piece is tried on without a byte that came.
+const TRIES: u32 = 4;
+/// Between two tries at first; doubled from try to try.
+const PAUSE: Duration = Duration::from_millis(250);
+/// The longest pause that a hub is granted between two tries.
+const MAX_PAUSE: Duration = Duration::from_secs(60);
+/// Bytes that are written at a time.
+const WRITE: usize = 1 << 20;
+
+pub(super) struct Coming {
+    file: FileMetadataInfo,
+    link: PathBuf,
+    blob: PathBuf,
+    part: Arc<Partial>,
+    /// Of all files.
+    done: Arc<AtomicU64>,
+    /// The hub gives it from its beginning alone.
+    whole: AtomicBool,
+    in_place: AtomicBool,
+}
+
+/// Why a piece did not come.
+pub(super) enum Trouble {
+    /// The hub sent something else than the bytes that were asked for. What there was of the file is forgotten.
+    NoRanges,
+    Failed(Box<LoadError>),
+}
+
+/// How a try ended.
+enum Try {
+    Done,
+    /// It may go on: why it broke off, and when to go on where the hub says so.
+    Broken(LoadError, Option<Duration>),
+}
+
+impl From<LoadError> for Trouble {
+    fn from(error: LoadError) -> Self {
+        Self::Failed(Box::new(error))
+    }
+}
+
+impl Coming {
+    pub(super) fn open(
+        file: FileMetadataInfo,
+        link: PathBuf,
+        blob: PathBuf,
+        cut: Cut,
+        done: &Arc<AtomicU64>,
+    ) -> io::Result<Self> {
+        let part = Arc::new(Partial::open(&blob, cut)?);
+        done.fetch_add(part.done(), Relaxed);
+        let (whole, in_place) = (AtomicBool::new(false), AtomicBool::new(false));
+        Ok(Self { file, link, blob, part, done: Arc::clone(done), whole, in_place })
+    }
+
+    pub(super) fn name(&self) -> &str {
+        &self.file.filename
+    }
+
+    pub(super) fn size(&self) -> u64 {
+        self.file.file_size
+    }
+
+    /// Where its bytes are so far.
+    pub(super) fn bytes_at(&self) -> &Path {
+        if self.is_in_place() { &self.blob } else { self.part.path() }
+    }
+
+    pub(super) fn is_in_place(&self) -> bool {
+        self.in_place.load(Relaxed)
+    }
+
+    /// Pieces that have to be fetched. Of a file that comes as a whole, the first stands for all.
+    pub(super) fn missing(&self) -> Vec<usize> {
+        let pieces = self.part.pieces().iter().enumerate().filter(|(_, piece)| !piece.is_done());
+        let missing = pieces.map(|(n, _)| n);
+        if self.whole.load(Relaxed) { missing.take(1).map(|_| 0).collect() } else { missing.collect() }
+    }
+
+    /// Fetches a piece, and goes on where it broke off.
+    pub(super) async fn fetch(&self, hub: &Hub<'_>, commit: &str, piece: usize) -> Result<(), Trouble> {
+        let mut tries = 0;
+        loop {
+            let before = self.part.done();
+            let (cause, after) = match self.try_on(hub, commit, piece).await? {
+                Try::Done => return Ok(()),
+                Try::Broken(cause, after) => (cause, after),
+            };
+            tries = if self.part.done() > before { 1 } else { tries + 1 };
+            let pause = after.unwrap_or(PAUSE * (1 << tries.min(8)));
+            if tries >= TRIES || pause > MAX_PAUSE {
+                return Err(cause.into());
+            }
+            tracing::info!(model = hub.id, file = self.name(), %piece, cause = cause.message(), "goes on");
+            tokio::time::sleep(pause).await;
+        }
+    }
+
+    async fn try_on(&self, hub: &Hub<'_>, commit: &str, piece: usize) -> Result<Try, Trouble> {
+        let whole = self.whole.load(Relaxed);
+        if whole {
+            self.restart(hub)?;
+        }
+        let at = &self.part.pieces()[piece];
+        let (start, end) = if whole { (0, self.size()) } else { (at.next(), at.end) };
+        let asked = hub.repo.download_file_stream().filename(self.name()).revision(commit);
+        let asked = asked.maybe_range((!whole).then_some(start..end)).send();
+        let stall = hub.source.stall;
+        let (len, mut stream) = match tokio::time::timeout(stall, asked).await {
+            Err(_) => return Ok(Try::Broken(self.stalled(hub), None)),
+            Ok(Err(error)) => return self.refused(hub, &error),
+            Ok(Ok(answer)) => answer,
+        };
+        if !whole && len == Some(self.size()) && end - start < self.size() {
+            // The whole file, from its beginning.
+            self.restart(hub)?;
+            self.whole.store(true, Relaxed);
+            return Err(Trouble::NoRanges);
+        }
+        let (mut held, mut left) = (BytesMut::new(), end - start);
+        let broken = loop {
+            let Ok(next) = tokio::time::timeout(stall, stream.next()).await else {
+                break Some(self.stalled(hub));
+            };
+            match next {
+                None if left == 0 => break None,
+                None => {
+                    let (at, size) = (end - left, self.size());
+                    break Some(failed(hub.id, &format!("{} ended at byte {at} of {size}", self.name())));
+                }
+                Some(Err(error)) => break Some(failed(hub.id, &root(&error))),
+                Some(Ok(bytes)) if bytes.len() as u64 > left => {
+                    let cause = format!("more than the {} bytes that it is said to have came", self.size());
+                    self.part.discard();
+                    return Err(self.corrupt(hub.id, cause).into());
+                }
+                Some(Ok(bytes)) => {
+                    hub.source.pace.take(bytes.len()).await;
+                    left -= bytes.len() as u64;
+                    held.extend_from_slice(&bytes);
+                    if held.len() >= WRITE {
+                        self.write(hub, piece, held.split().freeze()).await?;
+                    }
+                }
+            }
+        };
+        // Whatever came is kept.
+        self.write(hub, piece, held.freeze()).await?;
+        Ok(broken.map_or(Try::Done, |cause| Try::Broken(cause, None)))
+    }
+
+    /// What may be asked again, and what not.
+    fn refused(&self, hub: &Hub<'_>, error: &HFError) -> Result<Try, Trouble> {
+        let cause = hub.refusal(error);
+        match error {
+            HFError::RateLimited { retry_after, .. } => Ok(Try::Broken(cause, *retry_after)),
+            HFError::Request { .. } => Ok(Try::Broken(cause, None)),
+            HFError::Http { context } if context.status.is_server_error() => Ok(Try::Broken(cause, None)),
+            HFError::Http { context } if context.status.as_u16() == 416 => {
+                let cause = format!(
+                    "{} has fewer bytes there than the {} it is said to have",
+                    self.name(),
+                    self.size()
+                );
+                Err(failed(hub.id, &cause).into())
+            }
+            _ => Err(cause.into()),
+        }
+    }
+
+    fn stalled(&self, hub: &Hub<'_>) -> LoadError {
+        let seconds = hub.source.stall.as_secs();
+        failed(hub.id, &format!("{} sent nothing of {} for {seconds} s", hub.endpoint, self.name()))
+    }
+
+    /// Bytes of a piece; of a file that comes as a whole, of whichever pieces they are.
+    async fn write(&self, hub: &Hub<'_>, piece: usize, bytes: Bytes) -> Result<(), LoadError> {
+        let (part, whole, len) = (Arc::clone(&self.part), self.whole.load(Relaxed), bytes.len());
+        let written = tokio::task::spawn_blocking(move || {
+            let mut bytes = &bytes[..];
+            while !bytes.is_empty() {
+                let next = part.pieces().iter().position(|piece| !piece.is_done()).filter(|_| whole);
+                let piece = next.unwrap_or(piece);
+                let at = &part.pieces()[piece];
+                let room = usize::try_from(at.end - at.next()).unwrap_or(usize::MAX);
+                let (here, rest) = bytes.split_at(room.min(bytes.len()));
+                part.write(piece, here)?;
+                bytes = rest;
+            }
+            Ok(())
+        });
+        let written: io::Result<()> = written.await.unwrap_or_else(|e| Err(io::Error::other(e)));
+        self.done.fetch_add(len as u64, Relaxed);
+        written.map_err(|e| super::on_disk(hub.id, self.part.path(), &e))
+    }
+
+    fn restart(&self, hub: &Hub<'_>) -> Result<(), LoadError> {
+        self.done.fetch_sub(self.part.done(), Relaxed);
+        let pieces = 0..self.part.pieces().len();
+        pieces
+            .map(|piece| self.part.restart(piece))
+            .collect::<io::Result<()>>()
+            .map_err(|e| super::on_disk(hub.id, self.part.path(), &e))
+    }
+
+    fn corrupt(&self, id: &str, cause: String) -> LoadError {
+        LoadError::CorruptDownload { model_id: id.to_owned(), file: self.name().to_owned(), cause }
+    }
+
+    /// Checks what came and makes it a file of the model. Blocks on the disk.
+    pub(super) fn put_in_place(&self, id: &str) -> Result<(), LoadError> {
+        let io = |e: io::Error| super::on_disk(id, &self.blob, &e);
+        if let Some(found) = Content::of(&self.file.etag).differs(self.part.path()).map_err(io)? {
+            self.part.discard();
+            return Err(self.corrupt(id, format!("its hash is {found} and not {}", self.file.etag)));
+        }
+        self.part.finish(&self.blob).map_err(io)?;
+        cache::link(&self.link, &self.blob).map_err(io)?;
+        self.in_place.store(true, Relaxed);
+        Ok(())
+    }
+}
