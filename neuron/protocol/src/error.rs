@@ -152,6 +152,7 @@ pub enum LoadError {
 
 impl LoadError {
     /// One sentence for a person: what is wrong and what to do.
+    #[expect(clippy::too_many_lines, reason = "one for each kind")]
     pub fn message(&self) -> String {
         match self {
             Self::RepoFetchFailed { model_id, cause } => {

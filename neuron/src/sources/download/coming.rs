@@ -219,11 +219,8 @@ impl Coming {
 
     fn restart(&self, hub: &Hub<'_>) -> Result<(), LoadError> {
         self.done.fetch_sub(self.part.done(), Relaxed);
-        let pieces = 0..self.part.pieces().len();
-        pieces
-            .map(|piece| self.part.restart(piece))
-            .collect::<io::Result<()>>()
-            .map_err(|e| super::on_disk(hub.id, self.part.path(), &e))
+        let restarted = (0..self.part.pieces().len()).try_for_each(|piece| self.part.restart(piece));
+        restarted.map_err(|e| super::on_disk(hub.id, self.part.path(), &e))
     }
 
     fn corrupt(&self, id: &str, cause: String) -> LoadError {
