@@ -5,12 +5,20 @@
 //! Tensor data is never read here: a header is enough for the tokenizer, the chat template and preflight.
 
 mod format;
+mod parts;
 mod reader;
 mod value;
 
-use std::{borrow::Cow, collections::BTreeMap, fs::File, io::BufReader, path::Path};
+use std::{
+    borrow::Cow,
+    collections::BTreeMap,
+    fs::File,
+    io::BufReader,
+    path::{Path, PathBuf},
+};
 
 pub use format::Format;
+pub(crate) use parts::{is_part, part_names, whole_stem};
 pub use value::{Array, Value};
 
 /// A header is never longer; past it the file is refused. The largest in use (260k tokens with merges) take 20 MB.
@@ -26,7 +34,7 @@ pub const MAX_TENSORS: u64 = 1 << 16;
 /// GGUF's own limit.
 pub const MAX_DIMENSIONS: u32 = 4;
 
-/// Everything in a GGUF file but the tensors' data.
+/// Everything in a GGUF file but the tensors' data; of one that is cut into parts, of all of them.
 #[derive(Debug, Clone)]
 pub struct Header {
     /// 2 or 3.
@@ -37,6 +45,18 @@ pub struct Header {
     pub data_offset: u64,
     /// Bytes of the whole file.
     pub file_len: u64,
+    /// The second part and those after it.
+    pub parts: Vec<Part>,
+}
+
+/// A further file of the same model.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Part {
+    pub path: PathBuf,
+    /// As [`Header::data_offset`].
+    pub data_offset: u64,
+    /// Bytes.
+    pub file_len: u64,
 }
 
 /// Where a tensor lies and what is in it.
@@ -45,8 +65,10 @@ pub struct TensorInfo {
     /// Innermost dimension first, as in the file; a matrix is `[columns, rows]`.
     pub dims: Vec<u64>,
     pub format: Format,
-    /// Bytes from [`Header::data_offset`].
+    /// Bytes from where its file's tensor data starts.
     pub offset: u64,
+    /// 0: the file itself; n: the n-th of [`Header::parts`].
+    pub part: usize,
 }
 
 /// What is wrong with a file, in words for the person who has to replace it.
@@ -85,8 +107,15 @@ pub enum GgufError {
 }
 
 impl Header {
-    /// Reads and checks the header of the file at `path`, tensor extents included.
+    /// Reads and checks the header of the file at `path`, tensor extents included. Where it is the first of several
+    /// parts, the others' too, which lie beside it.
     pub fn open(path: &Path) -> Result<Self, GgufError> {
+        let mut header = Self::open_one(path)?;
+        header.join(path)?;
+        Ok(header)
+    }
+
+    fn open_one(path: &Path) -> Result<Self, GgufError> {
         let io = |e: std::io::Error| GgufError::Io(e.to_string());
         let file = File::open(path).map_err(io)?;
         let len = file.metadata().map_err(io)?.len();
@@ -100,6 +129,14 @@ impl Header {
         let header = reader::read(bytes, bytes.len() as u64)?;
         header.check_extents()?;
         Ok(header)
+    }
+
+    /// Where the file that a tensor is in lies, `path` being the first one's, and where the tensor starts in it.
+    pub(crate) fn place<'a>(&'a self, path: &'a Path, tensor: &TensorInfo) -> (&'a Path, u64) {
+        match tensor.part.checked_sub(1).and_then(|n| self.parts.get(n)) {
+            Some(part) => (&part.path, part.data_offset + tensor.offset),
+            None => (path, self.data_offset + tensor.offset),
+        }
     }
 
     fn check_extents(&self) -> Result<(), GgufError> {

@@ -14,6 +14,7 @@ use neuron_protocol::{LoadError, model_id::ModelId};
 
 use crate::{
     config::{Config, Source},
+    gguf,
     progress::Progress,
     safetensors,
 };
@@ -73,29 +74,28 @@ pub(crate) async fn resolve_watched(
         Ok(Some(path)) => return Ok(place.resolved(path)),
         Ok(None) => {}
         // The cache has the model in other quants; its source may have this one.
-        Err(missing @ LoadError::QuantNotFound { .. }) if place.source.offline => return Err(missing),
-        Err(LoadError::QuantNotFound { .. }) if place.source.roots.is_empty() => {}
+        Err(missing @ (LoadError::QuantNotFound { .. } | LoadError::SplitWeights { .. }))
+            if place.source.offline || !place.source.roots.is_empty() =>
+        {
+            return Err(missing);
+        }
+        Err(LoadError::QuantNotFound { .. } | LoadError::SplitWeights { .. }) => {}
         Err(other) => return Err(other),
     }
     if place.source.offline {
         return Err(place.offline());
     }
-    let (hub, files) = ask(&place).await?;
+    let (hub, files) = ask(&place, quant).await?;
     let path = match choose::weights(id, &files, quant, choose::is_folder(&files))? {
         Choice::File(file) => {
-            let download = Download::plan(&hub, &[file.to_owned()], hub.revision(), progress).await?;
-            let folder = finish(id, download, Some(file), look).await?;
-            folder.join(file)
+            let download = Download::plan(&hub, &all_parts(file), hub.revision(), progress).await?;
+            look_at_beginnings(&download, Some(file), look).await.or_else(no_verdict)?;
+            download.finish_model().await?.join(file)
         }
         Choice::Folder => {
-            let beside = folder::before_weights(id, &files)?;
-            let beside = Download::plan(&hub, &beside, hub.revision(), progress).await?;
-            let commit = beside.commit().to_owned();
-            let folder = beside.finish().await?;
-            let weights = folder::weights(id, &folder, &files)?;
-            // Of the same commit, even if the branch moves on.
-            let weights = Download::plan(&hub, &weights, &commit, progress).await?;
-            finish(id, weights, None, look).await?
+            let weights = beside_weights(&hub, &files, progress).await?;
+            look_at_beginnings(&weights, None, look).await.or_else(no_verdict)?;
+            weights.finish_model().await?
         }
     };
     Ok(place.resolved(path))
@@ -111,44 +111,60 @@ pub(crate) async fn look_at(
     let place = place(config, id)?;
     match cached_at(&place, quant) {
         Ok(Some(path)) => return look(path).await,
-        Ok(None) | Err(LoadError::QuantNotFound { .. }) if !place.source.offline => {}
+        Ok(None) | Err(LoadError::QuantNotFound { .. } | LoadError::SplitWeights { .. })
+            if !place.source.offline && place.source.roots.is_empty() => {}
         Ok(None) => return Err(place.offline()),
         Err(other) => return Err(other),
     }
-    let (hub, files) = ask(&place).await?;
+    let (hub, files) = ask(&place, quant).await?;
     let progress = Progress::default();
-    let chosen = choose::weights(id, &files, quant, choose::is_folder(&files))?;
-    let (wanted, revision, file) = match chosen {
-        Choice::File(file) => (vec![file.to_owned()], hub.revision().to_owned(), Some(file)),
-        Choice::Folder => {
-            let beside = folder::before_weights(id, &files)?;
-            let beside = Download::plan(&hub, &beside, hub.revision(), &progress).await?;
-            let commit = beside.commit().to_owned();
-            let folder = beside.finish().await?;
-            (folder::weights(id, &folder, &files)?, commit, None)
+    match choose::weights(id, &files, quant, choose::is_folder(&files))? {
+        Choice::File(file) => {
+            let download = Download::plan(&hub, &all_parts(file), hub.revision(), &progress).await?;
+            look_at_beginnings(&download, Some(file), look).await
         }
-    };
-    let beginnings = Download::plan(&hub, &wanted, &revision, &progress).await?.beginnings().await?;
-    look(file.map_or_else(|| beginnings.path().to_owned(), |file| beginnings.path().join(file))).await
+        Choice::Folder => {
+            let weights = beside_weights(&hub, &files, &progress).await?;
+            look_at_beginnings(&weights, None, look).await
+        }
+    }
 }
 
-/// Has weights looked at as soon as their beginnings have come, and fetches the rest.
-async fn finish(
-    id: &str,
-    download: Download<'_>,
+/// Fetches all of a model in safetensors but its weights, and plans those.
+async fn beside_weights<'a>(
+    hub: &'a Hub<'a>,
+    files: &[String],
+    progress: &Progress,
+) -> Result<Download<'a>, LoadError> {
+    let beside = folder::before_weights(hub.id, files)?;
+    let beside = Download::plan(hub, &beside, hub.revision(), progress).await?;
+    // Of the same commit, even if the branch moves on.
+    let commit = beside.commit().to_owned();
+    let folder = beside.finish().await?;
+    Download::plan(hub, &folder::weights(hub.id, &folder, files)?, &commit, progress).await
+}
+
+/// Has weights looked at as soon as their beginnings have come. A header may be longer than the first piece.
+async fn look_at_beginnings(
+    download: &Download<'_>,
     file: Option<&str>,
     look: Look<'_>,
-) -> Result<PathBuf, LoadError> {
-    let beginnings = download.beginnings().await?;
-    let at = file.map_or_else(|| beginnings.path().to_owned(), |file| beginnings.path().join(file));
-    match look(at).await {
-        // A header may be longer than what has come of it.
-        Ok(()) | Err(LoadError::InvalidFile { .. }) => {}
-        Err(other) => return Err(other),
+) -> Result<(), LoadError> {
+    let mut verdict = Ok(());
+    for pieces in [1, 2] {
+        let beginnings = download.beginnings(pieces).await?;
+        let at = file.map_or_else(|| beginnings.path().to_owned(), |file| beginnings.path().join(file));
+        verdict = look(at).await;
+        if !matches!(verdict, Err(LoadError::InvalidFile { .. })) {
+            break;
+        }
     }
-    drop(beginnings);
-    tracing::info!(model = id, folder = %download.folder().display(), "downloading");
-    download.finish().await
+    verdict
+}
+
+/// What is wrong with a file of which not all has come is only sure when it has.
+fn no_verdict(error: LoadError) -> Result<(), LoadError> {
+    if matches!(error, LoadError::InvalidFile { .. }) { Ok(()) } else { Err(error) }
 }
 
 /// A model's folder in the cache of its source, with blobs and all.
@@ -176,13 +192,16 @@ pub async fn quants(config: &Config, id: &str) -> Result<Vec<String>, LoadError>
     if place.source.offline {
         return Err(place.offline());
     }
-    Ok(choose::quants(&ask(&place).await?.1))
+    Ok(choose::quants(&ask(&place, None).await?.1))
 }
 
 /// Bytes of the weights at `path`, a GGUF file or a folder; 0 where they cannot be told.
 pub(crate) fn size_of(path: &Path) -> u64 {
     let len = |path: &Path| std::fs::metadata(path).map_or(0, |meta| meta.len());
-    let Ok(entries) = std::fs::read_dir(path) else { return len(path) };
+    let Ok(entries) = std::fs::read_dir(path) else {
+        let name = path.file_name().map(|name| name.to_string_lossy().into_owned()).unwrap_or_default();
+        return all_parts(&name).iter().map(|part| len(&path.with_file_name(part))).sum();
+    };
     let files = entries.flatten().map(|entry| entry.path());
     files
         .filter(|file| file.extension().is_some_and(|kind| kind == "safetensors"))
@@ -220,7 +239,7 @@ impl Place<'_> {
 fn place<'a>(config: &'a Config, id: &'a str) -> Result<Place<'a>, LoadError> {
     let parts =
         ModelId::parse(id).map_err(|cause| LoadError::InvalidModelId { model_id: id.to_owned(), cause })?;
-    if parts.repo.contains('\\') || parts.revision.is_some_and(|r| r.contains("..")) {
+    if parts.repo.contains('\\') || parts.revision.is_some_and(|revision| !cache::is_inside(revision)) {
         let cause = "it could leave the cache directory".to_owned();
         return Err(LoadError::InvalidModelId { model_id: id.to_owned(), cause });
     }
@@ -233,25 +252,43 @@ fn place<'a>(config: &'a Config, id: &'a str) -> Result<Place<'a>, LoadError> {
     Ok(Place { id, parts, source })
 }
 
-/// A source of several endpoints is asked one after the other, until one has the model.
-async fn ask<'a>(place: &Place<'a>) -> Result<(Hub<'a>, Vec<String>), LoadError> {
+/// The files of a model in GGUF.
+fn all_parts(file: &str) -> Vec<String> {
+    gguf::part_names(file).unwrap_or_else(|| vec![file.to_owned()])
+}
+
+/// A source of several endpoints is asked one after the other, until one has what is wanted of the model. If
+/// none has, what says most is told.
+async fn ask<'a>(place: &Place<'a>, quant: Option<&str>) -> Result<(Hub<'a>, Vec<String>), LoadError> {
     let endpoints = &place.source.endpoints;
-    let count = endpoints.len().max(1);
-    for n in 0.. {
+    let says = |error: &LoadError| match error {
+        LoadError::OfflineAndNotCached { .. } => 0,
+        LoadError::RepoNotFound { .. } => 1,
+        _ => 2,
+    };
+    let mut refusal: Option<LoadError> = None;
+    for n in 0..endpoints.len().max(1) {
         let hub = Hub::new(place.id, place.parts, place.source, endpoints.get(n).map(String::as_str))?;
-        match hub.list().await {
+        let listed = hub.list().await.and_then(|files| {
+            choose::weights(place.id, &files, quant, choose::is_folder(&files)).map(|_| ())?;
+            Ok(files)
+        });
+        match listed {
             Ok(files) => return Ok((hub, files)),
-            Err(
-                error @ (LoadError::RepoNotFound { .. }
-                | LoadError::RevisionNotFound { .. }
-                | LoadError::OfflineAndNotCached { .. }),
-            ) if n + 1 < count => {
-                tracing::info!(model = place.id, cause = error.message(), "asking the next")
+            Err(error) => {
+                tracing::info!(
+                    model = place.id,
+                    endpoint = hub.endpoint,
+                    cause = error.message(),
+                    "not there"
+                );
+                if refusal.as_ref().is_none_or(|known| says(known) < says(&error)) {
+                    refusal = Some(error);
+                }
             }
-            Err(other) => return Err(other),
         }
     }
-    Err(place.offline())
+    Err(refusal.unwrap_or_else(|| place.offline()))
 }
 
 fn cached_at(place: &Place<'_>, quant: Option<&str>) -> Result<Option<PathBuf>, LoadError> {
@@ -323,6 +360,7 @@ mod tests {
         check(&[main, file], "nas:o/m", None, Err("unknown_source")).await;
         check(&[main, file], "../m", None, Err("invalid_model_id")).await;
         check(&[main, file], "o/m@../../x", None, Err("invalid_model_id")).await;
+        check(&[main, file], "o/m@/dev/zero", None, Err("invalid_model_id")).await;
         check(&[main, "models--o--m/snapshots/abc/README.md"], "o/m", None, Err("offline_and_not_cached"))
             .await;
     }

@@ -65,7 +65,7 @@ pub enum LoadError {
         #[serde(default, skip_serializing_if = "Option::is_none")]
         nearest: Option<String>,
     },
-    /// Its only weights are cut into several files.
+    /// Its only weights are cut into several files, of which some are missing.
     SplitWeights {
         model_id: String,
         parts: Vec<String>,
@@ -167,9 +167,8 @@ impl LoadError {
                 format!("{model_id} has no quant {requested:?}; it has {}{hint}", available.join(", "))
             }
             Self::SplitWeights { model_id, parts } => format!(
-                "{model_id} has its weights in {} parts, which neuron cannot load; join them into one \
-                 file, or choose a quant that is one",
-                parts.len()
+                "{model_id} has its weights in parts, of which only {} are there; get the others too",
+                parts.join(", ")
             ),
             Self::OfflineAndNotCached { model_id, cause } => format!(
                 "{model_id} is not in the cache and its source cannot be reached ({cause}); \

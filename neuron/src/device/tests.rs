@@ -145,6 +145,7 @@ impl Rig {
             tensors: [].into(),
             data_offset: 0,
             file_len: 0,
+            parts: Vec::new(),
         };
         let weights = Weights::gguf(std::path::PathBuf::new(), Arc::new(header));
         let plan = Blueprint::Decoder(shape_for_tests(Architecture::Llama));

@@ -126,7 +126,8 @@ fn read_gguf(path: &Path, header: &Header, name: &str, expert: Option<u64>) -> R
     let whole = tensor.bytes().ok_or_else(missing)?;
     let columns = tensor.dims.first().copied().unwrap_or(1);
     let mut rows: u64 = tensor.dims.iter().skip(1).product();
-    let (mut from, mut len) = (header.data_offset + tensor.offset, whole);
+    let (path, start) = header.place(path, tensor);
+    let (mut from, mut len) = (start, whole);
     if let (Some(expert), Some(count)) = (expert, tensor.dims.get(2)) {
         (rows, len) = (rows / count, len / count);
         from += expert * len;

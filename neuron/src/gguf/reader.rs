@@ -46,7 +46,8 @@ pub(super) fn read(input: impl Read, file_len: u64) -> Result<Header, GgufError>
     if !alignment.is_power_of_two() || alignment > MAX_ALIGNMENT {
         return Err(GgufError::Alignment(alignment));
     }
-    Ok(Header { version, metadata, tensors, data_offset: input.at.next_multiple_of(alignment), file_len })
+    let data_offset = input.at.next_multiple_of(alignment);
+    Ok(Header { version, metadata, tensors, data_offset, file_len, parts: Vec::new() })
 }
 
 struct Input<R> {
@@ -189,6 +190,6 @@ impl<R: Read> Input<R> {
         if elements.is_none_or(|n| n == 0) || !rows_are_whole {
             return Err(GgufError::Shape { name, dims });
         }
-        Ok((name, TensorInfo { dims, format, offset }))
+        Ok((name, TensorInfo { dims, format, offset, part: 0 }))
     }
 }

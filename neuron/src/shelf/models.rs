@@ -9,8 +9,11 @@ use std::{
 use neuron_protocol::model_id::ModelId;
 use sha2::{Digest, Sha256};
 
-use super::Shelf;
-use crate::sources::{cached_files, cached_snapshot, is_name};
+use super::{Root, Shelf};
+use crate::{
+    safetensors::missing_files,
+    sources::{cached_files, cached_snapshot, is_name},
+};
 
 /// A model at one revision.
 pub(super) struct Found {
@@ -56,9 +59,9 @@ impl Shelf {
         Err(missing)
     }
 
-    fn find_in(&self, root: &Path, org: &str, name: &str, revision: &str) -> Result<Found, Missing> {
-        // A cache's own folders are none of an organisation.
-        let org_folder = entry(root, org).filter(|org| !org.starts_with("models--"));
+    fn find_in(&self, root: &Root, org: &str, name: &str, revision: &str) -> Result<Found, Missing> {
+        let Root { path: root, is_cache } = root;
+        let org_folder = entry(root, org).filter(|org| !is_cache && !is_of_a_cache(org));
         let plain = org_folder.and_then(|org| Some((entry(&root.join(&org), name)?, org)));
         if let Some((name, org)) = plain {
             let folder = root.join(&org).join(&name);
@@ -73,7 +76,23 @@ impl Shelf {
         };
         let commit = folder.file_name().map(|name| name.to_string_lossy().into_owned()).unwrap_or_default();
         let files = self.files(&folder);
+        // One that is being fetched is nothing for others yet.
+        let is_coming = !missing_files(&folder).is_empty();
+        if is_coming && !files.iter().any(|file| file.name.ends_with(".gguf")) {
+            return Err(Missing::Repo);
+        }
         Ok(Found { repo, folder, commit, files })
+    }
+
+    /// Files whose hash nobody knows.
+    pub(super) fn unhashed(&self) -> Vec<Item> {
+        let mut all = Vec::new();
+        for repo in self.all() {
+            let Some((org, name)) = repo.split_once('/') else { continue };
+            let Ok(found) = self.find(org, name, "main") else { continue };
+            all.extend(found.files.iter().filter(|item| found.etag_by_name(item).is_none()).cloned());
+        }
+        all
     }
 
     fn plain(&self, repo: String, folder: PathBuf, revision: &str) -> Result<Found, Missing> {
@@ -99,7 +118,7 @@ impl Shelf {
 
     fn item(&self, folder: &Path, name: String) -> io::Result<Option<Item>> {
         let path = folder.join(&name).canonicalize()?;
-        if !self.roots.iter().any(|root| path.starts_with(root)) {
+        if !self.roots.iter().any(|root| path.starts_with(&root.path)) {
             return Ok(None);
         }
         let meta = fs::metadata(&path)?;
@@ -117,14 +136,15 @@ impl Shelf {
                 .collect::<Vec<_>>()
         };
         let mut all = Vec::new();
-        for (root, org) in
-            self.roots.iter().flat_map(|root| folders(root).into_iter().map(move |org| (root, org)))
-        {
-            if let Some(repo) = org.strip_prefix("models--") {
-                all.push(repo.replacen("--", "/", 1));
-                continue;
+        for root in &self.roots {
+            for org in folders(&root.path) {
+                if let Some(repo) = org.strip_prefix("models--") {
+                    all.push(repo.replacen("--", "/", 1));
+                } else if !root.is_cache && !is_of_a_cache(&org) {
+                    let names = folders(&root.path.join(&org)).into_iter();
+                    all.extend(names.map(|name| format!("{org}/{name}")));
+                }
             }
-            all.extend(folders(&root.join(&org)).into_iter().map(|name| format!("{org}/{name}")));
         }
         all
     }
@@ -142,6 +162,11 @@ impl Found {
         let is_hash = matches!(name.len(), 40 | 64) && name.bytes().all(|b| b.is_ascii_hexdigit());
         (is_link && is_hash).then(|| name.to_owned())
     }
+}
+
+/// A cache's own folders are none of an organisation, and what they have besides models is nobody's business.
+fn is_of_a_cache(org: &str) -> bool {
+    ["models--", "datasets--", "spaces--", "kernels--"].iter().any(|kind| org.starts_with(kind))
 }
 
 /// A folder's own spelling of a name: as it is, else whatever its case.

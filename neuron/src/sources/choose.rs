@@ -2,7 +2,10 @@
 
 use neuron_protocol::LoadError;
 
-use crate::safetensors::{CONFIG, INDEX, WHOLE};
+use crate::{
+    gguf::{is_part, part_names, whole_stem},
+    safetensors::{CONFIG, INDEX, WHOLE},
+};
 
 /// The order in which quants are taken where the request names none.
 const PREFERRED: [&str; 4] = ["q4_k_m", "q8_0", "q4_1", "q4_0"];
@@ -59,11 +62,17 @@ pub(super) fn is_gguf(file: &str) -> bool {
 pub(super) fn file<'f>(id: &str, files: &'f [String], quant: Option<&str>) -> Result<&'f str, LoadError> {
     let mut ggufs: Vec<&str> = files.iter().map(String::as_str).filter(|file| is_gguf(file)).collect();
     ggufs.sort_unstable();
-    // A model cut into several files cannot be loaded; with a whole one beside it, that is meant.
+    // Of a model that is cut into parts, the first stands for all of them, if they are all there.
     let parts: Vec<String> = ggufs.extract_if(.., |file| is_part(file)).map(|part| part.to_owned()).collect();
-    if ggufs.is_empty() && !parts.is_empty() {
+    let is_whole = |first: &&String| {
+        let all = part_names(first);
+        all.is_some_and(|all| all.first() == Some(first) && all.iter().all(|part| parts.contains(part)))
+    };
+    let whole: Vec<&str> = files.iter().filter(is_whole).map(String::as_str).collect();
+    if ggufs.is_empty() && whole.is_empty() && !parts.is_empty() {
         return Err(LoadError::SplitWeights { model_id: id.to_owned(), parts });
     }
+    ggufs.extend(whole);
     let first = *ggufs.first().ok_or_else(|| LoadError::EmptyRepo { model_id: id.to_owned() })?;
     let having = |quant: &str| ggufs.iter().copied().find(|file| names_quant(file, quant));
     match quant.filter(|quant| !quant.is_empty()) {
@@ -87,19 +96,6 @@ pub(super) fn quants(files: &[String]) -> Vec<String> {
     quants.sort_unstable();
     quants.dedup();
     quants
-}
-
-/// `model-00001-of-00003.gguf`.
-fn is_part(file: &str) -> bool {
-    whole_stem(file).is_some()
-}
-
-/// `model`, of `model-00001-of-00003.gguf`.
-fn whole_stem(file: &str) -> Option<&str> {
-    let digits = |text: &str| !text.is_empty() && text.chars().all(|c| c.is_ascii_digit());
-    let (stem, count) = stem(file).rsplit_once("-of-")?;
-    let (stem, number) = stem.rsplit_once('-')?;
-    (digits(number) && digits(count)).then_some(stem)
 }
 
 fn stem(file: &str) -> &str {
@@ -196,14 +192,19 @@ mod tests {
     }
 
     #[test]
-    fn a_model_in_parts_only_is_refused_by_name() {
-        let files = ["b/m-Q4_K_M-00002-of-00002.gguf", "b/m-Q4_K_M-00001-of-00002.gguf"].map(str::to_owned);
-        let [second, first] = files.clone();
-        let expected = LoadError::SplitWeights { model_id: "o/m".into(), parts: vec![first, second] };
-        for quant in [None, Some("Q4_K_M"), Some("Q8_0")] {
-            assert_eq!(file("o/m", &files, quant), Err(expected.clone()));
-        }
-        assert_eq!(quants(&files), ["Q4_K_M"]);
+    fn the_first_part_stands_for_all_where_all_are_there() {
+        let files = ["b/m-Q4_K_M-00002-of-00002.gguf", "b/m-Q4_K_M-00001-of-00002.gguf", "m.Q2_K.gguf"];
+        check(&files[..2], None, Ok(files[1]));
+        check(&files[..2], Some("Q4_K_M"), Ok(files[1]));
+        check(&files[..2], Some("Q8_0"), Err(Some("Q4_K_M")));
+        check(&files, Some("Q4_K_M"), Ok(files[1]));
+        check(&files[1..], None, Ok(files[2]));
+        check(&files[1..], Some("Q4_K_M"), Err(Some("Q2_K")));
         check(&["out-of-8.gguf"], None, Ok("out-of-8.gguf"));
+        let files = files.map(str::to_owned);
+        let parts = vec![files[1].clone()];
+        let expected = LoadError::SplitWeights { model_id: "o/m".into(), parts };
+        assert_eq!(file("o/m", &files[1..2], None), Err(expected));
+        assert_eq!(quants(&files), ["Q2_K", "Q4_K_M"]);
     }
 }

@@ -6,6 +6,7 @@ mod digest;
 mod partial;
 
 use std::{
+    collections::BTreeMap,
     fs, io,
     os::unix::fs::MetadataExt,
     path::{Path, PathBuf},
@@ -18,7 +19,7 @@ use neuron_protocol::{LoadError, LoadPhase};
 
 use super::{
     cache,
-    hub::{Hub, failed},
+    hub::{Hub, RemoteFile, failed},
 };
 use crate::progress::Progress;
 use coming::{Coming, Trouble};
@@ -64,7 +65,7 @@ impl<'a> Download<'a> {
         };
         // The first answer says which commit that is. The others are of the same, even if the branch moves on.
         let first = hub.head(first, revision).await?;
-        let commit = first.commit_hash.clone();
+        let commit = first.commit.clone();
         if !cache::is_name(&commit) {
             return Err(failed(hub.id, &format!("{} names its commit {commit:?}", hub.endpoint)));
         }
@@ -80,25 +81,26 @@ impl<'a> Download<'a> {
             fs::create_dir_all(repo.join(dir)).map_err(io)?;
         }
         let lock = lock(&repo).await.map_err(io)?;
-        let mut wanted = Vec::new();
+        // Files of one content are fetched once.
+        let mut wanted: BTreeMap<PathBuf, (RemoteFile, Vec<PathBuf>)> = BTreeMap::new();
         for file in std::iter::once(first).chain(rest) {
-            let link = repo.join("snapshots").join(&commit).join(&file.filename);
+            let link = repo.join("snapshots").join(&commit).join(&file.name);
             let blob = repo.join("blobs").join(cache::blob_name(&file.etag));
-            if fs::metadata(&blob).is_ok_and(|blob| blob.is_file() && blob.len() == file.file_size) {
+            if fs::metadata(&blob).is_ok_and(|blob| blob.is_file() && blob.len() == file.size) {
                 cache::link(&link, &blob).map_err(io)?;
                 continue;
             }
-            wanted.push((file, link, blob));
+            wanted.entry(blob).or_insert_with(|| (file, Vec::new())).1.push(link);
         }
         // Before anything is made for it: a size is only what the hub says.
         let there = |blob: &Path| fs::metadata(partial::path(blob)).map_or(0, |meta| meta.blocks() * 512);
-        let missing = wanted.iter().map(|(file, _, blob)| file.file_size.saturating_sub(there(blob)));
+        let missing = wanted.iter().map(|(blob, (file, _))| file.size.saturating_sub(there(blob)));
         check_disk(hub, &repo, missing.fold(0, u64::saturating_add))?;
         let (done, mut coming) = (Arc::new(AtomicU64::new(0)), Vec::new());
-        for (file, link, blob) in wanted {
-            let first = if super::choose::is_gguf(&file.filename) { FIRST_OF_GGUF } else { FIRST };
-            let cut = partial::Cut { size: file.file_size, first, piece: PIECE };
-            coming.push(Arc::new(Coming::open(file, link, blob, cut, &done).map_err(io)?));
+        for (blob, (file, links)) in wanted {
+            let first = if super::choose::is_gguf(&file.name) { FIRST_OF_GGUF } else { FIRST };
+            let cut = partial::Cut { size: file.size, first, piece: PIECE };
+            coming.push(Arc::new(Coming::open(file, links, blob, cut, &done).map_err(io)?));
         }
         let total = coming.iter().map(|file| file.size()).sum();
         progress.enter_counted(LoadPhase::Downloading, total, Arc::clone(&done));
@@ -114,31 +116,43 @@ impl<'a> Download<'a> {
         &self.commit
     }
 
-    /// Fetches the beginning of each file and shows them all in a folder of links, as they are so far: what is
+    /// Fetches the first `pieces` of each file and shows them all in a folder of links, as they are so far: what is
     /// missing reads as zeros. The folder is gone when what is returned is.
-    pub(super) async fn beginnings(&self) -> Result<Preview, LoadError> {
-        self.fetch(|piece| piece == 0).await?;
-        let preview = self.repo.join(format!("preview-{}", std::process::id()));
+    pub(super) async fn beginnings(&self, pieces: usize) -> Result<Preview, LoadError> {
+        self.fetch(|piece| piece < pieces).await?;
         let show = || {
+            // By the way that is really there: links lead from here to there.
+            let (repo, folder) = (self.repo.canonicalize()?, self.folder());
+            let preview = repo.join(format!("preview-{}", std::process::id()));
+            fs::remove_dir_all(&preview).or_else(cache::ignore_absent)?;
             fs::create_dir_all(&preview)?;
-            for file in cache::files(&self.folder()) {
-                cache::link(&preview.join(&file), &fs::canonicalize(self.folder().join(&file))?)?;
+            let preview = Preview(preview);
+            for file in cache::files(&folder) {
+                cache::link(&preview.0.join(&file), &folder.join(&file).canonicalize()?)?;
             }
-            self.coming.iter().try_for_each(|file| cache::link(&preview.join(file.name()), file.bytes_at()))
+            for file in &self.coming {
+                let bytes = file.bytes_at().canonicalize()?;
+                let names = file.links().iter().filter_map(|link| link.strip_prefix(&folder).ok());
+                names.into_iter().try_for_each(|name| cache::link(&preview.0.join(name), &bytes))?;
+            }
+            Ok(preview)
         };
-        let shown = Preview(preview.clone());
-        show().map_err(|e| on_disk(self.hub.id, &preview, &e))?;
-        Ok(shown)
+        show().map_err(|e| on_disk(self.hub.id, &self.repo, &e))
     }
 
     /// Fetches what is missing, checks it, and puts it in its place.
     pub(super) async fn finish(self) -> Result<PathBuf, LoadError> {
         self.fetch(|_| true).await?;
-        let folder = self.folder();
-        let revision = self.hub.revision();
-        if revision != self.commit && cache::is_inside(revision) {
-            let name = self.repo.join("refs").join(revision);
-            cache::write(&name, &self.commit).map_err(|e| on_disk(self.hub.id, &name, &e))?;
+        Ok(self.folder())
+    }
+
+    /// As [`Self::finish`], for the last files of a model: from now on its revision is what was fetched.
+    pub(super) async fn finish_model(self) -> Result<PathBuf, LoadError> {
+        let (id, revision, commit) = (self.hub.id, self.hub.revision().to_owned(), self.commit.clone());
+        let name = self.repo.join("refs").join(&revision);
+        let folder = self.finish().await?;
+        if revision != commit && cache::is_inside(&revision) {
+            cache::write(&name, &commit).map_err(|e| on_disk(id, &name, &e))?;
         }
         Ok(folder)
     }
@@ -150,17 +164,23 @@ impl<'a> Download<'a> {
                 let pieces = file.missing().into_iter().filter(|piece| is_wanted(*piece));
                 pieces.map(|piece| (Arc::clone(file), piece))
             });
-            let wanted: Vec<_> = wanted.collect();
-            let fetched =
-                stream::iter(wanted).map(Ok).try_for_each_concurrent(at_once, |(file, piece)| async move {
-                    tracing::debug!(model = self.hub.id, file = file.name(), piece, "fetching");
-                    file.fetch(self.hub, &self.commit, piece).await
-                });
-            match fetched.await {
-                // From now on as a whole, from its beginning.
-                Err(Trouble::NoRanges) => continue,
-                Err(Trouble::Failed(error)) => return Err(*error),
-                Ok(()) => break,
+            let fetched = wanted.map(|(file, piece)| async move {
+                tracing::debug!(model = self.hub.id, file = file.name(), piece, "fetching");
+                file.fetch(self.hub, &self.commit, piece).await
+            });
+            let fetched: Vec<_> = fetched.collect();
+            let mut fetched = stream::iter(fetched).buffer_unordered(at_once);
+            let mut again = false;
+            while let Some(piece) = fetched.next().await {
+                match piece {
+                    Ok(()) => {}
+                    // From now on as a whole, once the others are through.
+                    Err(Trouble::NoRanges) => again = true,
+                    Err(Trouble::Failed(error)) => return Err(*error),
+                }
+            }
+            if !again {
+                break;
             }
         }
         let whole = self.coming.iter().filter(|file| file.missing().is_empty() && !file.is_in_place());

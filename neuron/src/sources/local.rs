@@ -29,13 +29,17 @@ pub(super) fn find(place: &Place<'_>, quant: Option<&str>) -> Result<PathBuf, Lo
             Choice::Folder => path,
         });
     }
+    // A part's siblings lie beside it.
     let name = path.file_name().map(|name| name.to_string_lossy().into_owned()).unwrap_or_default();
-    choose::file(place.id, std::slice::from_ref(&name), quant)?;
-    Ok(path)
+    let folder = path.parent().unwrap_or(Path::new("."));
+    let names = super::all_parts(&name).into_iter().filter(|part| folder.join(part).is_file());
+    let file = choose::file(place.id, &names.collect::<Vec<_>>(), quant)?.to_owned();
+    Ok(path.with_file_name(file))
 }
 
 fn within(root: &Path, name: &str) -> Option<PathBuf> {
     let root = root.canonicalize().ok()?;
-    let path = root.join(name).canonicalize().ok()?;
-    path.starts_with(&root).then_some(path)
+    let path = root.join(name);
+    // The name stays: a link's target may have none that says what it is.
+    path.canonicalize().ok()?.starts_with(&root).then_some(path)
 }

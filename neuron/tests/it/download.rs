@@ -148,6 +148,20 @@ async fn refusals_are_told_apart() {
 }
 
 #[tokio::test]
+async fn what_is_kept_elsewhere_is_fetched_there_and_is_the_hubs() {
+    let (file, cache) = (noise(SIZE), tempfile::tempdir().unwrap());
+    let hub = FaultyHub::start("m.Q4_0.gguf", file.clone()).await;
+    hub.set(Fault::Elsewhere);
+    let text = toml(&hub, cache.path(), "auth_env = \"TOKEN\"");
+    let env = |name: &str| (name == "TOKEN").then(|| "secret".to_owned());
+    let config = Config::parse(&text, "test.toml", &env).unwrap();
+    let resolved = sources::resolve(&config, ID, None).await.unwrap();
+    assert!(std::fs::read(&resolved.path).unwrap() == file);
+    assert_eq!((resolved.path, hub.sent()), (snapshot(cache.path()), SIZE as u64));
+    assert_eq!(blobs(cache.path()), [hub.etag()]);
+}
+
+#[tokio::test]
 async fn what_passes_is_waited_for() {
     let file = noise(9 << 20);
     let hub = FaultyHub::start("m.Q4_0.gguf", file.clone()).await;

@@ -85,7 +85,7 @@ async fn a_folder_is_fetched_whole_and_of_one_commit() {
     }
     neuron::safetensors::Safetensors::open(&snapshot).unwrap();
     let sent = hub.sent.lock().unwrap().clone();
-    assert!(sent.iter().all(|(revision, file)| (revision == "main") == (file == "config.json")), "{sent:?}");
+    assert!(sent.iter().all(|(revision, file)| revision == COMMIT || file == "config.json"), "{sent:?}");
     assert!(!sent.iter().any(|(_, file)| file == "README.md" || file == "logits.f32"), "{sent:?}");
 
     tasks.shutdown().await;

@@ -56,3 +56,27 @@ fn the_number_of_threads_changes_nothing() {
     let prompt = tokens(50);
     assert_eq!(two.alone(&prompt, 0, 512), support::Runner::new(one).alone(&prompt, 0, 512));
 }
+
+#[test]
+fn a_model_in_parts_is_the_model_in_one_file() {
+    let (hub, dir) = (tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());
+    let model = Gguf::tiny("llama");
+    model.install(hub.path(), "m");
+    let (_, mut whole) = support::load(&hub.path().join("models--test--m/snapshots/one/m.F32.gguf"));
+    let parts = model.parts("m", 3);
+    let names: Vec<_> = parts.iter().map(|(name, _)| dir.path().join(name)).collect();
+    parts.iter().zip(&names).for_each(|((_, bytes), path)| std::fs::write(path, bytes).unwrap());
+    let (_, mut joined) = support::load(&names[0]);
+    assert_eq!(whole.alone(&tokens(50), 0, 512), joined.alone(&tokens(50), 0, 512));
+
+    let refused = |path: &std::path::Path, words: &str| {
+        let error = neuron::preflight::check("m", path, 0).unwrap_err().message();
+        assert!(error.contains(words), "{error}");
+    };
+    refused(&names[1], "it is part 2 of 3; the first one is the model");
+    // The third in the place of the second.
+    std::fs::rename(&names[2], &names[1]).unwrap();
+    refused(&names[0], "m-00002-of-00003.gguf is not part 2 of it");
+    std::fs::remove_file(&names[1]).unwrap();
+    refused(&names[0], "m-00002-of-00003.gguf: ");
+}

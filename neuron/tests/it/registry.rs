@@ -60,6 +60,50 @@ async fn models_come_out_of_a_folder_and_answer() {
 }
 
 #[tokio::test]
+async fn a_model_in_parts_comes_whole() {
+    let (dir, cache) = (tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());
+    for (name, bytes) in Gguf::tiny("llama").parts("tiny-F32", 3) {
+        put(dir.path(), &format!("test/parts/{name}"), &bytes);
+    }
+    let from = serve(dir.path(), None).await;
+    let daemon = Daemon::configured(&toml(&from, cache.path()), &[("T", "any")]).await;
+    let client = daemon.load("test/parts").await;
+    let body = serde_json::json!({ "model": "test/parts", "prompt": "a", "max_tokens": 2 });
+    assert_eq!(client.post("/v1/completions", body).await.status, 200);
+    // A cache with one of them gone is filled up again.
+    let config = config(&from, cache.path(), "any");
+    let resolved = sources::resolve(&config, "test/parts", None).await.unwrap();
+    let second = resolved.path.with_file_name("tiny-F32-00002-of-00003.gguf");
+    std::fs::remove_file(second.canonicalize().unwrap()).unwrap();
+    assert_eq!(sources::resolve(&config, "test/parts", None).await.unwrap(), resolved);
+    assert!(second.exists());
+}
+
+#[tokio::test]
+async fn a_folder_in_shards_comes_whole_and_equal_files_once() {
+    let (dir, cache) = (tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());
+    let from = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/data/references/qwen3");
+    for entry in std::fs::read_dir(from).unwrap() {
+        let entry = entry.unwrap();
+        let name = format!("test/shards/{}", entry.file_name().to_str().unwrap());
+        put(dir.path(), &name, &std::fs::read(entry.path()).unwrap());
+    }
+    for name in ["generation_config.json", "special_tokens_map.json", "tokenizer.json"] {
+        put(dir.path(), &format!("test/shards/{name}"), b"{}");
+    }
+    let from = serve(dir.path(), None).await;
+    let resolved = sources::resolve(&config(&from, cache.path(), "any"), "test/shards", None).await.unwrap();
+    for entry in std::fs::read_dir(dir.path().join("test/shards")).unwrap() {
+        let entry = entry.unwrap();
+        if entry.file_name() == "logits.f32" {
+            continue;
+        }
+        let fetched = std::fs::read(resolved.path.join(entry.file_name()));
+        assert!(fetched.unwrap() == std::fs::read(entry.path()).unwrap(), "{:?}", entry.file_name());
+    }
+}
+
+#[tokio::test]
 async fn a_cache_is_given_on_as_it_is() {
     let cache = tempfile::tempdir().unwrap();
     let from = serve(&hub(), None).await;
@@ -79,6 +123,7 @@ async fn what_is_not_in_the_folder_is_not_given_out() {
     put(outside.path(), "secret.txt", b"secret");
     put(dir.path(), "o/m/config.json", b"{}");
     put(dir.path(), "o/m/.hidden", b"hidden");
+    put(dir.path(), "datasets--o--d/snapshots/abc/secret.csv", b"secret");
     std::os::unix::fs::symlink(outside.path().join("secret.txt"), dir.path().join("o/m/link.txt")).unwrap();
     let from = serve(dir.path(), None).await;
     let client = crate::support::Client::new(from.address());
@@ -93,6 +138,9 @@ async fn what_is_not_in_the_folder_is_not_given_out() {
         "/o/..%2f..%2fetc/resolve/main/passwd",
         "/o/m/resolve/..%2f..%2f/config.json",
         "/api/models/%2e%2e/etc",
+        "/api/models/o/m/revision/%2Fdev%2Fzero",
+        "/api/models/o/none/revision/%2Fdev%2Fzero",
+        "/api/models/datasets--o--d/snapshots/tree/main",
         "/o/m/resolve/main/",
     ] {
         let reply = client.get(path).await;

@@ -193,6 +193,9 @@ fn open(path: &Path, length: &str, context: u64) -> Result<(Content, BufReader<F
 pub(super) fn form(header: &Header) -> std::result::Result<Option<Form>, ShapeError> {
     let name = header.architecture()?;
     let Some(entry) = CATALOGUE.iter().find(|entry| entry.architecture == name) else { return Ok(None) };
+    if !header.parts.is_empty() {
+        return Err(ShapeError::Unsupported(format!("{name} in several files")));
+    }
     let number = |key: &str| {
         let value = header.number(&format!("{name}.{key}"))?;
         let max = if key.ends_with("_count") { MAX_COUNT } else { MAX_NUMBER };

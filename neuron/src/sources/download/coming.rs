@@ -12,14 +12,14 @@ use std::{
 
 use bytes::{Bytes, BytesMut};
 use futures_util::StreamExt;
-use hf_hub::{HFError, repository::FileMetadataInfo};
+use hf_hub::HFError;
 use neuron_protocol::LoadError;
 
 use super::{
     Content, cache,
     partial::{Cut, Partial},
 };
-use crate::sources::hub::{Hub, failed, root};
+use crate::sources::hub::{Hub, RemoteFile, failed, root};
 
 /// Times that a piece is tried on without a byte that came.
 const TRIES: u32 = 4;
@@ -31,8 +31,9 @@ const MAX_PAUSE: Duration = Duration::from_secs(60);
 const WRITE: usize = 1 << 20;
 
 pub(super) struct Coming {
-    file: FileMetadataInfo,
-    link: PathBuf,
+    file: RemoteFile,
+    /// Names of the model's that are this content.
+    links: Vec<PathBuf>,
     blob: PathBuf,
     part: Arc<Partial>,
     /// Of all files.
@@ -64,8 +65,8 @@ impl From<LoadError> for Trouble {
 
 impl Coming {
     pub(super) fn open(
-        file: FileMetadataInfo,
-        link: PathBuf,
+        file: RemoteFile,
+        links: Vec<PathBuf>,
         blob: PathBuf,
         cut: Cut,
         done: &Arc<AtomicU64>,
@@ -73,15 +74,15 @@ impl Coming {
         let part = Arc::new(Partial::open(&blob, cut)?);
         done.fetch_add(part.done(), Relaxed);
         let (whole, in_place) = (AtomicBool::new(false), AtomicBool::new(false));
-        Ok(Self { file, link, blob, part, done: Arc::clone(done), whole, in_place })
+        Ok(Self { file, links, blob, part, done: Arc::clone(done), whole, in_place })
     }
 
     pub(super) fn name(&self) -> &str {
-        &self.file.filename
+        &self.file.name
     }
 
     pub(super) fn size(&self) -> u64 {
-        self.file.file_size
+        self.file.size
     }
 
     /// Where its bytes are so far.
@@ -100,17 +101,25 @@ impl Coming {
         if self.whole.load(Relaxed) { missing.take(1).map(|_| 0).collect() } else { missing.collect() }
     }
 
+    pub(super) fn links(&self) -> &[PathBuf] {
+        &self.links
+    }
+
     /// Fetches a piece, and goes on where it broke off.
     pub(super) async fn fetch(&self, hub: &Hub<'_>, commit: &str, piece: usize) -> Result<(), Trouble> {
         let mut tries = 0;
         loop {
-            let before = self.part.done();
+            // As a whole it comes by the first piece alone.
+            if piece > 0 && self.whole.load(Relaxed) {
+                return Err(Trouble::NoRanges);
+            }
+            let before = self.part.pieces()[piece].next();
             let (cause, after) = match self.try_on(hub, commit, piece).await? {
                 Try::Done => return Ok(()),
                 Try::Broken(cause, after) => (cause, after),
             };
-            tries = if self.part.done() > before { 1 } else { tries + 1 };
-            let pause = after.unwrap_or(PAUSE * (1 << tries.min(8)));
+            tries = if self.part.pieces()[piece].next() > before { 1 } else { tries + 1 };
+            let pause = after.unwrap_or(PAUSE * (1 << tries.min(8))).max(PAUSE);
             if tries >= TRIES || pause > MAX_PAUSE {
                 return Err(cause.into());
             }
@@ -124,8 +133,8 @@ impl Coming {
         if whole {
             self.restart(hub)?;
         }
-        let at = &self.part.pieces()[piece];
-        let (start, end) = if whole { (0, self.size()) } else { (at.next(), at.end) };
+        let own = &self.part.pieces()[piece];
+        let (start, end) = if whole { (0, self.size()) } else { (own.next(), own.end) };
         let asked = hub.repo.download_file_stream().filename(self.name()).revision(commit);
         let asked = asked.maybe_range((!whole).then_some(start..end)).send();
         let stall = hub.source.stall;
@@ -140,16 +149,17 @@ impl Coming {
             self.whole.store(true, Relaxed);
             return Err(Trouble::NoRanges);
         }
-        let (mut held, mut left) = (BytesMut::new(), end - start);
+        let (mut held, mut at, mut left) = (BytesMut::new(), start, end - start);
         let broken = loop {
             let Ok(next) = tokio::time::timeout(stall, stream.next()).await else {
-                break Some(self.stalled(hub));
+                // All has come, and nobody says that it is over.
+                break (left > 0).then(|| self.stalled(hub));
             };
             match next {
                 None if left == 0 => break None,
                 None => {
-                    let (at, size) = (end - left, self.size());
-                    break Some(failed(hub.id, &format!("{} ended at byte {at} of {size}", self.name())));
+                    let (last, size) = (end - left, self.size());
+                    break Some(failed(hub.id, &format!("{} ended at byte {last} of {size}", self.name())));
                 }
                 Some(Err(error)) => break Some(failed(hub.id, &root(&error))),
                 Some(Ok(bytes)) if bytes.len() as u64 > left => {
@@ -162,13 +172,13 @@ impl Coming {
                     left -= bytes.len() as u64;
                     held.extend_from_slice(&bytes);
                     if held.len() >= WRITE {
-                        self.write(hub, piece, held.split().freeze()).await?;
+                        at = self.write(hub, at, held.split().freeze()).await?;
                     }
                 }
             }
         };
         // Whatever came is kept.
-        self.write(hub, piece, held.freeze()).await?;
+        self.write(hub, at, held.freeze()).await?;
         Ok(broken.map_or(Try::Done, |cause| Try::Broken(cause, None)))
     }
 
@@ -196,29 +206,19 @@ impl Coming {
         failed(hub.id, &format!("{} sent nothing of {} for {seconds} s", hub.endpoint, self.name()))
     }
 
-    /// Bytes of a piece; of a file that comes as a whole, of whichever pieces they are.
-    async fn write(&self, hub: &Hub<'_>, piece: usize, bytes: Bytes) -> Result<(), LoadError> {
-        let (part, whole, len) = (Arc::clone(&self.part), self.whole.load(Relaxed), bytes.len());
-        let written = tokio::task::spawn_blocking(move || {
-            let mut bytes = &bytes[..];
-            while !bytes.is_empty() {
-                let next = part.pieces().iter().position(|piece| !piece.is_done()).filter(|_| whole);
-                let piece = next.unwrap_or(piece);
-                let at = &part.pieces()[piece];
-                let room = usize::try_from(at.end - at.next()).unwrap_or(usize::MAX);
-                let (here, rest) = bytes.split_at(room.min(bytes.len()));
-                part.write(piece, here)?;
-                bytes = rest;
-            }
-            Ok(())
-        });
-        let written: io::Result<()> = written.await.unwrap_or_else(|e| Err(io::Error::other(e)));
-        self.done.fetch_add(len as u64, Relaxed);
-        written.map_err(|e| super::on_disk(hub.id, self.part.path(), &e))
+    /// Writes bytes from `at` on, and says where they end.
+    async fn write(&self, hub: &Hub<'_>, at: u64, bytes: Bytes) -> Result<u64, LoadError> {
+        let (part, len) = (Arc::clone(&self.part), bytes.len() as u64);
+        let written = tokio::task::spawn_blocking(move || part.write(at, &bytes)).await;
+        let written = written.unwrap_or_else(|e| Err(io::Error::other(e)));
+        written.map_err(|e| super::on_disk(hub.id, self.part.path(), &e))?;
+        self.done.fetch_add(len, Relaxed);
+        Ok(at + len)
     }
 
     fn restart(&self, hub: &Hub<'_>) -> Result<(), LoadError> {
-        self.done.fetch_sub(self.part.done(), Relaxed);
+        let gone = self.part.done();
+        self.done.fetch_update(Relaxed, Relaxed, |done| Some(done.saturating_sub(gone))).ok();
         let restarted = (0..self.part.pieces().len()).try_for_each(|piece| self.part.restart(piece));
         restarted.map_err(|e| super::on_disk(hub.id, self.part.path(), &e))
     }
@@ -235,7 +235,7 @@ impl Coming {
             return Err(self.corrupt(id, format!("its hash is {found} and not {}", self.file.etag)));
         }
         self.part.finish(&self.blob).map_err(io)?;
-        cache::link(&self.link, &self.blob).map_err(io)?;
+        self.links.iter().try_for_each(|link| cache::link(link, &self.blob)).map_err(io)?;
         self.in_place.store(true, Relaxed);
         Ok(())
     }

@@ -121,15 +121,22 @@ impl Partial {
         self.pieces.iter().map(|piece| piece.done.load(Relaxed)).sum()
     }
 
-    /// The next bytes of a piece. Blocks on the disk.
-    pub(super) fn write(&self, piece: usize, bytes: &[u8]) -> io::Result<()> {
-        let at = &self.pieces[piece];
-        if bytes.len() as u64 > at.end - at.next() {
-            return Err(io::Error::other("more bytes than were asked for"));
+    /// Bytes from `at` on, each of the pieces that they are of going on with them. Blocks on the disk.
+    pub(super) fn write(&self, mut at: u64, mut bytes: &[u8]) -> io::Result<()> {
+        while !bytes.is_empty() {
+            let number = self.pieces.partition_point(|piece| piece.end <= at);
+            let piece = self.pieces.get(number).filter(|piece| piece.next() == at);
+            // One that was begun anew meanwhile.
+            let piece = piece.ok_or_else(|| io::Error::other(format!("nothing goes on at byte {at}")))?;
+            let room = usize::try_from(piece.end - at).unwrap_or(usize::MAX);
+            let (here, rest) = bytes.split_at(room.min(bytes.len()));
+            self.data.write_all_at(here, at)?;
+            at += here.len() as u64;
+            piece.done.store(at - piece.start, Relaxed);
+            self.journal.write_all_at(&(at - piece.start).to_le_bytes(), (HEAD + 8 * number) as u64)?;
+            bytes = rest;
         }
-        self.data.write_all_at(bytes, at.next())?;
-        let done = at.done.fetch_add(bytes.len() as u64, Relaxed) + bytes.len() as u64;
-        self.journal.write_all_at(&done.to_le_bytes(), (HEAD + 8 * piece) as u64)
+        Ok(())
     }
 
     /// Forgets what there is of a piece.
@@ -181,13 +188,13 @@ mod tests {
             first.pieces().iter().map(|p| (p.start, p.end)).collect::<Vec<_>>(),
             [(0, 40), (40, 80), (80, 100)]
         );
-        first.write(1, &bytes[40..50]).unwrap();
-        first.write(2, &bytes[80..100]).unwrap();
-        assert!(first.write(2, &[0]).is_err());
+        first.write(40, &bytes[40..50]).unwrap();
+        first.write(80, &bytes[80..100]).unwrap();
+        assert!(first.write(100, &[0]).is_err() && first.write(40, &[0]).is_err());
         drop(first);
         let again = open(&blob, 100, 40).unwrap();
         assert_eq!((again.done(), again.pieces()[1].next(), again.pieces()[2].is_done()), (30, 50, true));
-        again.write(1, &bytes[50..80]).unwrap();
+        again.write(50, &bytes[50..80]).unwrap();
         again.write(0, &bytes[..40]).unwrap();
         assert_eq!(again.done(), 100);
         again.finish(&blob).unwrap();

@@ -131,6 +131,34 @@ impl Gguf {
         self
     }
 
+    /// The same model in so many files, each as it is named and its bytes.
+    pub(crate) fn parts(&self, stem: &str, count: usize) -> Vec<(String, Vec<u8>)> {
+        let whole = self.bytes();
+        // Tensors are random in the order of the whole: each is taken out of it.
+        let mut at = whole.len();
+        for (_, dims, _) in self.tensors.iter().rev() {
+            at -= usize::try_from((dims.iter().product::<u64>() * 4).next_multiple_of(32)).unwrap();
+        }
+        let each = self.tensors.len().div_ceil(count);
+        let parts = self.tensors.chunks(each).enumerate().map(|(n, tensors)| {
+            let number = |key: &str, value: usize| (key.to_owned(), Meta::U32(u32::try_from(value).unwrap()));
+            let mut metadata = if n == 0 { self.metadata.clone() } else { Vec::new() };
+            metadata.extend([number("split.no", n), number("split.count", count)]);
+            metadata.push(number("split.tensors.count", self.tensors.len()));
+            let part = Self { metadata, tensors: tensors.to_vec() };
+            let len: u64 =
+                tensors.iter().map(|(_, d, _)| (d.iter().product::<u64>() * 4).next_multiple_of(32)).sum();
+            let len = usize::try_from(len).unwrap();
+            let mut bytes = part.bytes();
+            let header = bytes.len() - len;
+            bytes.truncate(header);
+            bytes.extend_from_slice(&whole[at..at + len]);
+            at += len;
+            (format!("{stem}-{:05}-of-{count:05}.gguf", n + 1), bytes)
+        });
+        parts.collect()
+    }
+
     /// The file's bytes.
     pub(crate) fn bytes(&self) -> Vec<u8> {
         let mut out = b"GGUF\x03\0\0\0".to_vec();

@@ -44,6 +44,8 @@ pub(crate) enum Fault {
     WrongByte,
     /// A range is answered with the whole.
     NoRanges,
+    /// The file is kept elsewhere: on another host, which says nothing of commits, and whose etag is its own.
+    Elsewhere,
     /// Leads to itself.
     Loops,
     /// The model does not exist, or the revision does not.
@@ -79,6 +81,7 @@ impl FaultyHub {
         let router = Router::new()
             .route("/api/models/{org}/{name}/tree/{revision}", get(list))
             .route("/{org}/{name}/resolve/{revision}/{*file}", get(resolve))
+            .route("/elsewhere", get(elsewhere))
             .with_state(Arc::clone(&shared));
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let address = listener.local_addr().unwrap();
@@ -149,6 +152,29 @@ async fn resolve(
         }
         _ => {}
     }
+    if fault == Fault::Elsewhere {
+        let host = headers["host"].to_str().unwrap().replace("127.0.0.1", "localhost");
+        let place = [(header::LOCATION, format!("http://{host}/elsewhere"))];
+        let head = [
+            ("x-linked-etag", format!("\"{}\"", hub.etag)),
+            ("x-linked-size", hub.file.len().to_string()),
+            ("x-repo-commit", COMMIT.to_owned()),
+        ];
+        return (StatusCode::FOUND, place, head).into_response();
+    }
+    send(&hub, fault, is_head, &headers)
+}
+
+/// Where hubs keep what is large.
+async fn elsewhere(State(hub): State<Arc<Shared>>, method: Method, headers: HeaderMap) -> Response {
+    assert!(!headers.contains_key(header::AUTHORIZATION), "the token is the hub's alone");
+    let mut answer = send(&hub, Fault::None, method == Method::HEAD, &headers);
+    answer.headers_mut().remove("x-repo-commit");
+    answer.headers_mut().insert("etag", "\"of-its-own\"".parse().unwrap());
+    answer
+}
+
+fn send(hub: &Arc<Shared>, fault: Fault, is_head: bool, headers: &HeaderMap) -> Response {
     let size = match fault {
         Fault::SaysSize(size) => size,
         _ => hub.file.len() as u64,
@@ -182,7 +208,7 @@ async fn resolve(
     };
     let chunks: Vec<Bytes> =
         (0..limit).step_by(CHUNK).map(|at| bytes.slice(at..(at + CHUNK).min(limit))).collect();
-    let counted = Arc::clone(&hub);
+    let counted = Arc::clone(hub);
     let chunks = stream::iter(chunks).map(move |chunk| {
         counted.sent.fetch_add(chunk.len() as u64, Relaxed);
         Ok::<_, io::Error>(chunk)
