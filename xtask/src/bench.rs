@@ -1,6 +1,7 @@
 //! `cargo xtask bench NAME`: measures and writes target/bench/NAME.json. Nothing here fails for being slow.
 
 mod engine;
+mod load;
 mod sampling;
 
 use crate::{paths, setup, sh};
@@ -31,6 +32,8 @@ enum Name {
     /// What choosing a token, binding an answer and making vectors costs; beside sentence-transformers where
     /// CORTEX_BENCH_SENTENCE_TRANSFORMERS names the Python that has it
     Sampling,
+    /// How fast models come from a hub, beside curl, and from the disk, beside reading them; needs curl
+    Load,
 }
 
 pub(crate) fn run(args: &Args) -> Result<()> {
@@ -43,6 +46,7 @@ pub(crate) fn run(args: &Args) -> Result<()> {
         Name::Gateway => "gateway",
         Name::Engine => "engine",
         Name::Sampling => "sampling",
+        Name::Load => "load",
     };
     let file = out.join(format!("{name}.json"));
     match args.name {
@@ -56,6 +60,7 @@ pub(crate) fn run(args: &Args) -> Result<()> {
         }
         Name::Engine => engine::run(&args.engine, &file)?,
         Name::Sampling => sampling::run(&file)?,
+        Name::Load => load::run(&file)?,
     }
     println!("written to {}", file.strip_prefix(paths::root()).unwrap_or(&file).display());
     Ok(())
