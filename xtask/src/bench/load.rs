@@ -64,7 +64,8 @@ fn start(args: &[&str], last: &Path) -> Result<(Running, String)> {
         if let Some((_, address)) = line.split_once("http://") {
             let address = address.split_whitespace().next().unwrap_or_default().to_owned();
             // It goes on saying things, and must not find that nobody listens.
-            std::thread::spawn(move || lines.for_each(drop));
+            let drain = std::thread::Builder::new().name("neuron's log".to_owned());
+            drain.spawn(move || lines.for_each(drop))?;
             return Ok((running, format!("http://{address}")));
         }
     }
