@@ -160,7 +160,11 @@ impl Registry {
         }
         let resolved = match sources::resolve_cached(&self.config, id) {
             // No such model can be, so it is not there: as for every other name.
-            Err(LoadError::InvalidModelId { .. } | LoadError::UnknownSource { .. }) => None,
+            Err(
+                LoadError::InvalidModelId { .. }
+                | LoadError::UnknownSource { .. }
+                | LoadError::RepoNotFound { .. },
+            ) => None,
             other => other?,
         };
         let Some(resolved) = resolved else { return Ok(None) };

@@ -76,3 +76,12 @@ async fn what_cannot_be_counted_is_said() {
     let wrong = json!({ "model": MODEL, "messages": messages, "tools": {} });
     assert_eq!(client.post("/tokenize", wrong).await.error(), (400, "invalid_type".into()));
 }
+
+#[tokio::test]
+async fn a_file_that_is_not_in_its_folders_is_no_model() {
+    let dir = tempfile::tempdir().unwrap();
+    let toml = format!("[sources.file]\nroots = [{:?}]\n", dir.path());
+    let daemon = Daemon::configured(&toml, &[]).await;
+    let body = serde_json::json!({ "model": "file:none", "messages": [{ "role": "user", "content": "a" }] });
+    assert_eq!(daemon.client().post("/tokenize", body).await.status, 404);
+}
