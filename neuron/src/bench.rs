@@ -39,7 +39,8 @@ pub struct BenchArgs {
 /// Measures and prints one line of JSON: tokens a second of each round, bytes of the weights as they are
 /// held, and bytes of the process in memory.
 pub fn run(args: &BenchArgs) -> anyhow::Result<()> {
-    let checked = preflight::check("bench", &args.model, 0).map_err(|e| anyhow::anyhow!(e.message()))?;
+    let checked =
+        preflight::check("bench", &args.model, None, 0).map_err(|e| anyhow::anyhow!(e.message()))?;
     let tokens = (args.prefill + args.decode) as u64;
     let mut backend = CpuBackend { threads: args.threads, kv: KvFormat::F16, sequences: 1 };
     let room = Room { context: tokens, cached: tokens };

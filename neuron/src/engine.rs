@@ -43,4 +43,4 @@ pub(crate) use shape::shape_for_tests;
 pub use shape::{Shape, ShapeError};
 pub use thoughts::Thoughts;
 pub use weights::Weights;
-pub(crate) use weights::{Kind, Raw, read_at};
+pub(crate) use weights::{Kind, StoredTensor};

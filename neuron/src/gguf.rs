@@ -17,6 +17,7 @@ use std::{
     path::{Path, PathBuf},
 };
 
+use crate::packed::Texts;
 pub use format::Format;
 pub(crate) use parts::{is_part, part_names, whole_stem};
 pub use value::{Array, Value};
@@ -206,7 +207,7 @@ impl Header {
     }
 
     /// A required array of texts.
-    pub fn texts(&self, key: &str) -> Result<&[String], GgufError> {
+    pub fn texts(&self, key: &str) -> Result<&Texts, GgufError> {
         match self.metadata.get(key) {
             None => Err(GgufError::Missing(key.to_owned())),
             Some(Value::Array(Array::Text(texts))) => Ok(texts),

@@ -20,6 +20,7 @@ mod grammar;
 mod host;
 pub mod manage;
 pub mod memory;
+pub mod packed;
 pub mod preflight;
 mod progress;
 mod reasoning;

@@ -3,6 +3,7 @@
 
 use std::{path::Path, sync::Arc};
 
+use neuron_kernels::quant::Target;
 use neuron_protocol::LoadError;
 
 use crate::{
@@ -10,6 +11,7 @@ use crate::{
     folder::{FolderError, Problem},
     gguf::{GgufError, Header},
     safetensors::Safetensors,
+    sources,
     text::{TextError, TextModel},
     tokenizer::{self, TokenizerError},
 };
@@ -33,14 +35,23 @@ pub struct Checked {
 }
 
 /// Reads and checks the headers at `path`, a GGUF file or the folder of a model in safetensors.
-/// `max_context`: the configured limit, 0 for none. Blocks on the disk.
-pub fn check(model_id: &str, path: &Path, max_context: u64) -> Result<Checked, LoadError> {
+/// `in_situ`: what weights in safetensors are quantised to. `max_context`: the configured limit, 0 for none. Blocks on
+/// the disk.
+pub fn check(
+    model_id: &str,
+    path: &Path,
+    in_situ: Option<Target>,
+    max_context: u64,
+) -> Result<Checked, LoadError> {
     let refuse = Refuse { model_id, path };
     let text = || refuse.text(path).map(Arc::new);
     let (weights, plan, text) = if path.is_dir() {
         let files = Arc::new(Safetensors::open(path).map_err(|e| refuse.folder(&e))?);
         let plan = Blueprint::from_safetensors(&files).map_err(|e| refuse.shape(e))?;
-        (Weights::safetensors(files), plan, text()?)
+        if let Some(target) = in_situ.filter(|_| !matches!(plan, Blueprint::Decoder(_))) {
+            return Err(refuse.in_situ(target));
+        }
+        (Weights::safetensors(files).quantised(in_situ), plan, text()?)
     } else {
         let header = Header::open(path).map_err(|e| refuse.file(&e))?;
         let plan = Blueprint::from_header(&header).map_err(|e| refuse.shape(e))?;
@@ -163,6 +174,16 @@ impl Refuse<'_> {
             model_id: self.model_id.to_owned(),
             quant: quant.to_owned(),
             tensor: tensor.to_owned(),
+        }
+    }
+
+    /// Of an architecture that is loaded as it is.
+    fn in_situ(&self, target: Target) -> LoadError {
+        LoadError::QuantNotFound {
+            model_id: self.model_id.to_owned(),
+            requested: target.name().to_owned(),
+            available: vec![sources::SAFETENSORS.to_owned()],
+            nearest: Some(sources::SAFETENSORS.to_owned()),
         }
     }
 

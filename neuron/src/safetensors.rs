@@ -19,7 +19,7 @@ use candle_core::DType;
 use neuron_kernels::dense::Float;
 
 use crate::{
-    engine::{Kind, ModelError, Raw, read_at},
+    engine::{Kind, ModelError, StoredTensor},
     folder::{self, FolderError, Json, Object, Problem},
 };
 use dtype::Dtype;
@@ -137,10 +137,9 @@ impl Safetensors {
     pub(crate) fn tensor(&self, name: &str) -> candle_core::Result<candle_core::Tensor> {
         let message = |e: String| candle_core::Error::Msg(e);
         let dtype = self.float(name).map_err(|e| message(e.to_string()))?;
-        let missing = || message(self.missing(name).to_string());
-        let (tensor, dims) = self.tensors.get(name).zip(self.dims(name)).ok_or_else(missing)?;
-        let bytes = read_at(&self.folder.join(&self.files[tensor.file]), tensor.start, tensor.len);
-        let bytes = bytes.map_err(|e| message(e.to_string()))?;
+        let dims = self.dims(name).ok_or_else(|| message(self.missing(name).to_string()))?;
+        let bytes =
+            self.stored_own(name).and_then(|tensor| tensor.bytes()).map_err(|e| message(e.to_string()))?;
         let stored = candle_core::Tensor::from_raw_buffer(&bytes, dtype, &dims, &candle_core::Device::Cpu)?;
         stored.to_dtype(DType::F32)
     }
@@ -171,24 +170,23 @@ impl Safetensors {
         tensor.dtype.float().map(Kind::Float)
     }
 
-    /// Reads a tensor by GGUF's name for it. `expert`: the one that is wanted, where the name stands for several.
-    pub(crate) fn read(&self, gguf_name: &str, expert: Option<u64>) -> Result<Raw, ModelError> {
+    /// A tensor by GGUF's name for it. `expert`: the one that is wanted, where the name stands for several.
+    pub(crate) fn stored(&self, gguf_name: &str, expert: Option<u64>) -> Result<StoredTensor, ModelError> {
         let missing = || ModelError(format!("tensor {gguf_name} is missing"));
         let name = self.names.name(gguf_name, expert).ok_or_else(missing)?;
-        self.read_own(&name)
+        self.stored_own(&name)
     }
 
-    /// Reads a tensor by the files' own name for it.
-    pub(crate) fn read_own(&self, name: &str) -> Result<Raw, ModelError> {
+    /// A tensor by the files' own name for it.
+    pub(crate) fn stored_own(&self, name: &str) -> Result<StoredTensor, ModelError> {
         let missing = || ModelError(format!("tensor {name} is missing"));
         let tensor = self.tensors.get(name).ok_or_else(missing)?;
         let unknown = || ModelError(format!("tensor {name} is {}", tensor.dtype.name()));
         let kind = Kind::Float(tensor.dtype.float().ok_or_else(unknown)?);
         let columns = tensor.dims.last().copied().unwrap_or(1);
-        let rows: u64 = tensor.dims.iter().rev().skip(1).product();
-        let bytes = read_at(&self.folder.join(&self.files[tensor.file]), tensor.start, tensor.len)?;
-        let size = |n: u64| usize::try_from(n).unwrap_or(usize::MAX);
-        Ok(Raw { rows: size(rows), columns: size(columns), kind, bytes })
+        let rows = tensor.dims.iter().rev().skip(1).product();
+        let path = self.folder.join(&self.files[tensor.file]);
+        StoredTensor::open(name, &path, [tensor.start, tensor.len], [rows, columns], kind)
     }
 }
 

@@ -10,6 +10,7 @@ mod pace;
 
 use std::path::{Path, PathBuf};
 
+use neuron_kernels::quant::Target;
 use neuron_protocol::{LoadError, model_id::ModelId};
 
 use crate::{
@@ -20,6 +21,7 @@ use crate::{
 };
 pub(crate) use cache::{files as cached_files, is_name, snapshot as cached_snapshot};
 use choose::Choice;
+pub(crate) use choose::SAFETENSORS;
 use download::Download;
 pub(crate) use download::{Content, sha256};
 use hub::Hub;
@@ -209,9 +211,19 @@ pub(crate) fn size_of(path: &Path) -> u64 {
         .sum()
 }
 
+/// The file's name is one of GGUF's.
+pub(crate) fn is_gguf(file: &str) -> bool {
+    choose::is_gguf(file)
+}
+
 /// The file is what a request for `quant` means.
 pub fn is_quant(file: &str, quant: &str) -> bool {
     choose::names_quant(file, quant)
+}
+
+/// What a request for `quant` has weights in safetensors quantised to.
+pub fn in_situ(quant: Option<&str>) -> Option<Target> {
+    choose::in_situ(quant?)
 }
 
 /// The quant that the file's name ends with.
@@ -377,7 +389,8 @@ mod tests {
         let whole = ["config.json", "tokenizer.json", "model.safetensors"];
         check(&whole, None, Ok(folder)).await;
         check(&whole, Some("bf16"), Ok(folder)).await;
-        check(&whole, Some("Q8_0"), Err("quant_not_found")).await;
+        check(&whole, Some("Q8_0"), Ok(folder)).await;
+        check(&whole, Some("Q2_K"), Err("quant_not_found")).await;
         check(&whole[..2], None, Err("offline_and_not_cached")).await;
         check(&whole[1..], None, Err("offline_and_not_cached")).await;
         let parts =

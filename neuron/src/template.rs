@@ -1,11 +1,16 @@
 //! Chat templates: a model's own Jinja, run as the Python library runs it.
 
 mod folder;
+mod json;
+mod methods;
 mod python;
+mod source;
 mod time;
 
 use minijinja::{Environment, UndefinedBehavior, Value, context, syntax::SyntaxConfig, value::Serde};
 use serde_json::{Map, Value as Json};
+
+use python::Arguments;
 
 use crate::{
     gguf::{GgufError, Header},
@@ -86,13 +91,17 @@ impl ChatTemplate {
         env.set_syntax(syntax.map_err(|e| TemplateError(e.to_string()))?);
         env.set_undefined_behavior(UndefinedBehavior::Lenient);
         env.set_fuel(Some(FUEL));
-        env.set_unknown_method_callback(minijinja_contrib::pycompat::unknown_method_callback);
+        env.set_unknown_method_callback(methods::unknown);
         env.add_function("raise_exception", python::raise_exception);
         env.add_function("strftime_now", time::strftime_now);
-        env.add_filter("tojson", python::tojson);
+        env.add_filter("tojson", json::tojson);
+        env.add_filter("length", python::length);
+        env.add_filter("count", python::length);
+        env.add_test("iterable", python::is_iterable);
+        env.add_test("sequence", python::is_sequence);
         for (name, source) in [(CHAT, Some(source)), (TOOL_USE, tool_use)] {
             let Some(source) = source else { continue };
-            env.add_template_owned(name, python::adapt(source)).map_err(|e| TemplateError(explain(&e)))?;
+            env.add_template_owned(name, source::adapt(source)).map_err(|e| TemplateError(explain(&e)))?;
         }
         let takes_tools =
             tool_use.is_some() || ["tools", "tool_calls"].iter().any(|word| source.contains(word));
@@ -118,16 +127,30 @@ impl ChatTemplate {
     fn run(&self, conversation: &Conversation, go_on: bool) -> Result<String, TemplateError> {
         let rewritten = (!self.takes_tools && conversation.has_tools()).then(|| tools::rewrite(conversation));
         let conversation = rewritten.as_ref().unwrap_or(conversation);
-        let message = |message| python::message(message, &self.guard);
-        let messages: Vec<Value> = conversation.messages.iter().map(message).collect::<Result<_, _>>()?;
+        let messages = |arguments_are| -> Result<Vec<Value>, Marked> {
+            let messages = conversation.messages.iter();
+            messages.map(|message| python::message(message, &self.guard, arguments_are)).collect()
+        };
+        let rendered = self.fill_in(conversation, messages(Arguments::Maps)?, go_on);
+        if rendered.is_err() && conversation.messages.iter().any(|m| m.contains_key("tool_calls")) {
+            // What it says of the maps is what it was written to say.
+            return self.fill_in(conversation, messages(Arguments::Texts)?, go_on).or(rendered);
+        }
+        rendered
+    }
+
+    fn fill_in(
+        &self,
+        conversation: &Conversation,
+        messages: Vec<Value>,
+        go_on: bool,
+    ) -> Result<String, TemplateError> {
         let (mut tools, mut arguments) = (conversation.tools.clone(), conversation.arguments.clone());
         tools.iter_mut().try_for_each(|tool| self.guard.mark(tool))?;
         self.guard.mark_map(&mut arguments)?;
-        let tools = match tools.as_slice() {
-            // Templates ask `if tools`, some `if tools is not none`: none is what both take for no.
-            [] => Value::from(()),
-            tools => Value::from(Serde(tools)),
-        };
+        // Templates ask `if tools`, some `if tools is not none`: none is what both take for no.
+        let none = || Value::from(());
+        let tools = if tools.is_empty() { none() } else { Value::from(Serde(tools)) };
         let tool_use = self.env.get_template(TOOL_USE).ok().filter(|_| !conversation.tools.is_empty());
         let template = tool_use.map_or_else(|| self.env.get_template(CHAT), Ok);
         let template = template.map_err(|e| TemplateError(explain(&e)))?;
@@ -136,7 +159,8 @@ impl ChatTemplate {
             bos_token => &self.bos, eos_token => &self.eos,
         };
         // A client's arguments fill in what is missing; they do not replace the conversation.
-        let context = context! { ..base, ..Value::from(Serde(&arguments)) };
+        let context =
+            context! { ..base, ..Value::from(Serde(&arguments)), ..context! { documents => none() } };
         template.render(context).map_err(|e| TemplateError(explain(&e)))
     }
 }

@@ -1,25 +1,30 @@
 //! Text to token ids and back, out of a GGUF header or of the tokenizer.json in a model's folder.
 
 mod added;
+mod bpe;
 mod bytes;
 mod decoding;
 mod folder;
 mod gguf;
 mod guard;
 mod library;
+mod merge;
 mod pre;
 mod settings;
 mod special;
 mod spellings;
 mod spm;
 mod stream;
+mod vocab;
 
 pub(crate) use folder::FILE;
 pub use folder::MAX_TOKENIZER_BYTES;
 pub use guard::{Guard, MARK, Marked};
 pub use stream::TextStream;
 
-use crate::{folder::FolderError, gguf::GgufError};
+use vocab::Vocab;
+
+use crate::{folder::FolderError, gguf::GgufError, packed::Pieces};
 
 /// Bytes of text that are split at once, or a word more: the splitter needs some 300 bytes for each.
 const PIECE_BYTES: usize = 16 << 10;
@@ -64,7 +69,7 @@ pub fn supported() -> Vec<String> {
 pub struct Tokenizer {
     scheme: Scheme,
     /// What each id stands for as bytes of text; empty for control tokens.
-    pieces: Vec<Box<[u8]>>,
+    pieces: Pieces,
     /// Spellings of control tokens.
     control: Vec<String>,
     end: Vec<u32>,
@@ -77,7 +82,7 @@ pub struct Tokenizer {
     leading_spaces: usize,
     /// What stands before and after a text of which a vector is made.
     around: [Box<[u32]>; 2],
-    texts: Vec<String>,
+    vocab: Vocab,
 }
 
 /// How text becomes ids.
@@ -98,12 +103,12 @@ enum Control {
 impl Tokenizer {
     /// Ids of `text`. Special tokens in it count as such; nothing is put in front.
     pub fn encode(&self, text: &str) -> Vec<u32> {
-        self.scheme.encode(text, Control::IsToken)
+        self.scheme.encode(&self.vocab, text, Control::IsToken)
     }
 
     /// As [`Self::encode`], but the spelling of a control token is text like any other.
     pub fn encode_literal(&self, text: &str) -> Vec<u32> {
-        self.scheme.encode(text, Control::IsText)
+        self.scheme.encode(&self.vocab, text, Control::IsText)
     }
 
     /// As [`Self::encode`], with the start token in front where the model wants one and the text has none.
@@ -114,7 +119,7 @@ impl Tokenizer {
     /// As [`Self::encode_prompt`], for text in which a [`Guard`] has marked what is no control token. The
     /// marks go, and ids of the text around them are those that it has without.
     pub fn encode_guarded(&self, text: &str) -> Vec<u32> {
-        self.with_start(self.scheme.encode(text, Control::Guarded))
+        self.with_start(self.scheme.encode(&self.vocab, text, Control::Guarded))
     }
 
     /// Ids of a text of which a vector is made, with what the model wants around it; `most`: as many as that in all.
@@ -140,12 +145,12 @@ impl Tokenizer {
 
     /// Bytes of text that the id stands for; empty for control tokens and ids out of range.
     pub fn piece(&self, id: u32) -> &[u8] {
-        self.pieces.get(id as usize).map_or(&[], |piece| piece)
+        self.pieces.get(id as usize).unwrap_or_default()
     }
 
     /// The id as the vocabulary spells it, control tokens too; empty out of range.
     pub fn spelling_of(&self, id: u32) -> &str {
-        self.texts.get(id as usize).map_or("", String::as_str)
+        self.vocab.text(id).unwrap_or_default()
     }
 
     /// The control token that is spelled so.
@@ -156,7 +161,7 @@ impl Tokenizer {
 
     /// The token that the vocabulary spells so.
     pub fn id_of(&self, spelling: &str) -> Option<u32> {
-        self.texts.iter().position(|text| text == spelling).and_then(|at| u32::try_from(at).ok())
+        self.vocab.id(spelling)
     }
 
     /// Text of a whole run of ids; what is not UTF-8 becomes U+FFFD.
@@ -192,14 +197,14 @@ impl Tokenizer {
 
     /// Number of ids.
     pub fn vocab_size(&self) -> usize {
-        self.texts.len()
+        self.vocab.len()
     }
 }
 
 impl Scheme {
-    fn encode(&self, text: &str, control: Control) -> Vec<u32> {
+    fn encode(&self, vocab: &Vocab, text: &str, control: Control) -> Vec<u32> {
         match self {
-            Self::Gguf(words) => words.encode(text, control),
+            Self::Gguf(words) => words.encode(vocab, text, control),
             Self::Library(words) => words.encode(text, control),
         }
     }
@@ -207,6 +212,6 @@ impl Scheme {
 
 impl std::fmt::Debug for Tokenizer {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.debug_struct("Tokenizer").field("vocab_size", &self.texts.len()).finish_non_exhaustive()
+        f.debug_struct("Tokenizer").field("vocab_size", &self.vocab.len()).finish_non_exhaustive()
     }
 }

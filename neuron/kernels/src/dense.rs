@@ -5,12 +5,22 @@
 
 pub(crate) mod kernel;
 
+use std::io;
+
 use half::{bf16, f16};
 
-use crate::{Pool, aligned::Aligned, cpu::Level, shared::Shared};
+use crate::{
+    Pool,
+    aligned::Aligned,
+    cpu::Level,
+    shared::Shared,
+    stored::{Order, Rows, Stored},
+};
 
 /// Rows of a panel.
 pub const LANES: usize = 16;
+/// Columns that are put into a panel together.
+const COLUMNS: usize = 64;
 /// Rows of activations that one pass over a panel takes at most; see [`rows_a_pass`].
 pub(crate) const MOST: usize = 12;
 
@@ -95,6 +105,19 @@ impl Elements {
     }
 }
 
+/// Rows as a panel has them: column by column, [`LANES`] elements each.
+fn interleave<const N: usize, T>(rows: &[&[u8]], out: &mut [T], from: impl Fn([u8; N]) -> T) {
+    // A few columns at a time, which stay in the nearest cache while every row is gone over.
+    for (piece, out) in out.chunks_mut(COLUMNS * LANES).enumerate() {
+        for (lane, row) in rows.iter().enumerate() {
+            let elements = &row.as_chunks::<N>().0[piece * COLUMNS..];
+            for (column, element) in out.chunks_exact_mut(LANES).zip(elements) {
+                column[lane] = from(*element);
+            }
+        }
+    }
+}
+
 /// A matrix of floats, `[rows, columns]`.
 pub struct DenseMatrix {
     rows: usize,
@@ -104,59 +127,38 @@ pub struct DenseMatrix {
 }
 
 impl DenseMatrix {
-    /// Packs a `[rows, columns]` matrix as it lies in a file, row by row, little end first. `order(r)` is the
-    /// row of the file that becomes row `r`.
+    /// Packs a `[rows, columns]` matrix as it lies in a file, row by row, little end first. Errors where it cannot
+    /// be read.
     ///
-    /// Panics where `bytes` is not exactly the matrix: a caller has checked the file's header.
+    /// Panics where `stored` is not exactly the matrix: a caller has checked the file's header.
     pub fn pack(
         pool: &mut Pool,
         float: Float,
         rows: usize,
         columns: usize,
-        bytes: &[u8],
-        order: impl Fn(usize) -> usize + Sync,
-    ) -> Self {
-        assert!(
-            bytes.len() == rows * columns * float.bytes(),
-            "{} bytes are no {rows}x{columns}",
-            bytes.len()
-        );
-        let (panels, len) = (rows.div_ceil(LANES), LANES * columns);
-        let mut data = Elements::zeros(float, panels * len);
-        let row = |panel: usize, lane: usize| {
-            let row = panel * LANES + lane;
-            (row < rows).then(|| {
-                let from = order(row) * columns * float.bytes();
-                &bytes[from..from + columns * float.bytes()]
-            })
-        };
+        stored: &dyn Stored,
+        order: Order,
+    ) -> io::Result<Self> {
+        let len = LANES * columns;
+        let mut data = Elements::zeros(float, rows.div_ceil(LANES) * len);
+        let rows_of = Rows { stored, count: rows, row_len: columns * float.bytes(), order };
         match &mut data {
             Elements::F32(data) => {
                 let out = Shared::new(data);
-                pool.run(panels, |panel| {
+                rows_of.each_panel(pool, LANES, |panel, rows| {
                     // SAFETY: each panel is written by its own task.
-                    let out = unsafe { out.slice(panel * len, len) };
-                    for lane in 0..LANES {
-                        let Some(row) = row(panel, lane) else { continue };
-                        (0..columns).for_each(|c| out[c * LANES + lane] = float.get(row, c));
-                    }
-                });
+                    interleave(rows, unsafe { out.slice(panel * len, len) }, f32::from_le_bytes);
+                })?;
             }
             Elements::F16(data) | Elements::BF16(data) => {
                 let out = Shared::new(data);
-                pool.run(panels, |panel| {
+                rows_of.each_panel(pool, LANES, |panel, rows| {
                     // SAFETY: each panel is written by its own task.
-                    let out = unsafe { out.slice(panel * len, len) };
-                    for lane in 0..LANES {
-                        let Some(row) = row(panel, lane) else { continue };
-                        for (c, two) in row.chunks_exact(2).enumerate() {
-                            out[c * LANES + lane] = u16::from_le_bytes([two[0], two[1]]);
-                        }
-                    }
-                });
+                    interleave(rows, unsafe { out.slice(panel * len, len) }, u16::from_le_bytes);
+                })?;
             }
         }
-        Self { rows, columns, float, data }
+        Ok(Self { rows, columns, float, data })
     }
 
     pub fn rows(&self) -> usize {

@@ -1,7 +1,7 @@
 //! The arithmetic of neuron's CPU device.
 //!
 //! Reading order: [`cpu`] says which instructions there are; [`quant`] and [`dense`] hold matrices as their
-//! kernels want them, and [`matrix`] shares their products out over the threads of [`pool`]; [`kv`] holds
+//! kernels want them ([`Stored`] is where they come from), and [`matrix`] shares their products out over the threads of [`pool`]; [`kv`] holds
 //! keys and values in blocks, which [`attention`] goes over ([`texts`] where
 //! every token of a text sees every other); [`ops`] is what lies between, and
 //! [`logits`] what sampling asks of a whole vocabulary.
@@ -27,7 +27,9 @@ pub mod ops;
 pub mod pool;
 pub mod quant;
 mod shared;
+mod stored;
 pub mod texts;
 
 pub use matrix::{Input, Matrix, Product, each_row, multiply};
 pub use pool::Pool;
+pub use stored::{Order, Stored};

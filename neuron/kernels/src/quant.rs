@@ -5,10 +5,12 @@
 //! consecutive columns of all eight rows. A kernel multiplies it with four activations, repeated: no
 //! horizontal sum anywhere, and a row's result does not depend on how many rows of activations there are.
 
+mod fit;
 pub(crate) mod kernel;
 mod pack;
 mod portable;
 
+pub use fit::Target;
 pub use pack::Source;
 
 use crate::{acts::Row, cpu::Level};
@@ -54,6 +56,11 @@ impl Layout {
     /// Bytes of a record's scales and minima.
     pub(crate) const fn head(self) -> usize {
         self.groups() * PANEL * 2 * if self.min { 2 } else { 1 }
+    }
+
+    /// Bytes that a matrix held so takes.
+    pub fn packed_bytes(self, rows: u64, columns: u64) -> u64 {
+        rows.div_ceil(PANEL as u64) * columns.div_ceil(BLOCK as u64) * self.record() as u64
     }
 
     /// Bytes of a record: 8 rows of 32 columns.

@@ -49,10 +49,10 @@ impl Estimate {
     fn of_decoder(weights: &Weights, shape: &Shape, kv: KvFormat, room: Room) -> Self {
         let (mut held, mut largest) = (0, 0);
         for (name, dims) in shape.tensors() {
-            let Some(kind) = weights.kind(&name) else { continue };
             let columns = dims[0];
-            // Each expert is packed, and read, by itself.
+            // Each expert is packed by itself.
             let (rows, experts) = (dims.get(1).copied().unwrap_or(1), dims.get(2).copied().unwrap_or(1));
+            let Some(kind) = weights.kind(&name, rows, columns) else { continue };
             if dims.len() == 1 {
                 held += columns * F32;
                 continue;

@@ -6,6 +6,7 @@ use super::{
     Array, Format, GgufError, Header, MAX_ARRAY_ELEMENTS, MAX_DIMENSIONS, MAX_HEADER_BYTES, MAX_METADATA,
     MAX_STRING_BYTES, MAX_TENSORS, TensorInfo, Value,
 };
+use crate::packed::Texts;
 
 const DEFAULT_ALIGNMENT: u64 = 32;
 const MAX_ALIGNMENT: u64 = 1 << 16;
@@ -89,12 +90,17 @@ impl<R: Read> Input<R> {
     }
 
     fn string(&mut self, what: &'static str) -> Result<String, GgufError> {
+        self.string_in(what, &mut Vec::new()).map(str::to_owned)
+    }
+
+    /// Into a buffer that others use as well.
+    fn string_in<'b>(&mut self, what: &'static str, bytes: &'b mut Vec<u8>) -> Result<&'b str, GgufError> {
         // A string cannot be longer than what is left, so a short file never causes a long allocation.
         let max = MAX_STRING_BYTES.min((self.end - self.at).saturating_sub(8));
         let len = self.count(what, max)?;
-        let mut bytes = vec![0; usize::try_from(len).unwrap_or(0)];
-        self.fill(&mut bytes, what)?;
-        String::from_utf8(bytes).map_err(|_| GgufError::NotUtf8(what))
+        bytes.resize(usize::try_from(len).unwrap_or(0), 0);
+        self.fill(bytes, what)?;
+        std::str::from_utf8(bytes).map_err(|_| GgufError::NotUtf8(what))
     }
 
     fn value(&mut self, kind: u32, key: &str) -> Result<Value, GgufError> {
@@ -145,7 +151,7 @@ impl<R: Read> Input<R> {
         let len = self.count(WHAT, left.min(MAX_ARRAY_ELEMENTS - self.elements))?;
         self.elements += len;
         Ok(Value::Array(match kind {
-            8 => Array::Text((0..len).map(|_| self.string("a text in an array")).collect::<Result<_, _>>()?),
+            8 => Array::Text(self.texts(len)?),
             6 => Array::Float(
                 (0..len).map(|_| self.array(WHAT).map(f32::from_le_bytes)).collect::<Result<_, _>>()?,
             ),
@@ -155,6 +161,14 @@ impl<R: Read> Input<R> {
             ),
             _ => Array::Int((0..len).map(|_| self.plain_int(kind, key)).collect::<Result<_, _>>()?),
         }))
+    }
+
+    fn texts(&mut self, count: u64) -> Result<Texts, GgufError> {
+        let (mut texts, mut bytes) = (Texts::default(), Vec::new());
+        for _ in 0..count {
+            texts.push(self.string_in("a text in an array", &mut bytes)?);
+        }
+        Ok(texts)
     }
 
     #[expect(clippy::cast_possible_truncation, reason = "no array that is read here needs more than f32")]

@@ -1,5 +1,7 @@
 //! Metadata values, narrowed to the kinds that anything here asks for.
 
+use crate::packed::Texts;
+
 /// A metadata value. All integer widths become one, as do both float widths.
 #[derive(Debug, Clone, PartialEq)]
 pub enum Value {
@@ -18,5 +20,5 @@ pub enum Array {
     /// Truth values too, as 0 and 1.
     Int(Vec<i64>),
     Float(Vec<f32>),
-    Text(Vec<String>),
+    Text(Texts),
 }

@@ -66,10 +66,10 @@ async fn report(config: &Config, id: &str, quant: Option<&str>) -> Result<Report
     let limits = config.engine.cache_limits();
     let total = config.engine.device_memory_mb;
     let look = |path: PathBuf| -> sources::LookedAt {
-        let (id, found) = (id.to_owned(), Arc::clone(&found));
+        let (id, found, in_situ) = (id.to_owned(), Arc::clone(&found), sources::in_situ(quant));
         Box::pin(async move {
             let looked = tokio::task::spawn_blocking(move || {
-                let checked = preflight::check(&id, &path, limits.max_context)?;
+                let checked = preflight::check(&id, &path, in_situ, limits.max_context)?;
                 let free_mb = host::free_mb(total);
                 let (room, estimate) = preflight::fit(&id, &checked, limits, free_mb)?;
                 let Checked { plan, .. } = &checked;

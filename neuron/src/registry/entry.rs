@@ -5,6 +5,7 @@ use std::{
     time::{Duration, Instant},
 };
 
+use neuron_kernels::quant::Target;
 use neuron_protocol::{Lease, StillNeeded, UnloadMode, UnloadRequest};
 use tokio::sync::watch;
 
@@ -43,6 +44,8 @@ pub(crate) struct Ready {
     pub(crate) id: String,
     /// Its file's name, which says the quant.
     pub(crate) file: String,
+    /// What its weights were quantised to as they were loaded.
+    pub(crate) in_situ: Option<Target>,
     pub(crate) key: ModelKey,
     pub(crate) text: Arc<TextModel>,
     /// Tokens of prompt and answer that fit.

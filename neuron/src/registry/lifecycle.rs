@@ -7,6 +7,7 @@ use std::{
     time::Instant,
 };
 
+use neuron_kernels::quant::Target;
 use neuron_protocol::{LoadError, LoadPhase, LoadRequest, UnloadMode, UnloadRequest, model_id::ModelId};
 
 use super::{Entry, LoadFailure, Ready, Registry, State, UnloadFailure};
@@ -85,13 +86,14 @@ impl Registry {
         let started = Instant::now();
         let id = request.model_id.clone();
         let quant = request.quant.as_deref();
+        let in_situ = sources::in_situ(quant);
         let max_context = self.config.engine.max_context;
         let limits = self.config.engine.cache_limits();
         // Before the weights are fetched: what will be refused then is refused now.
         let look = |path: PathBuf| -> sources::LookedAt {
             let (id, free_mb) = (id.clone(), self.memory().free_mb);
             let looked = tokio::task::spawn_blocking(move || {
-                let checked = preflight::check(&id, &path, max_context)?;
+                let checked = preflight::check(&id, &path, in_situ, max_context)?;
                 preflight::fit(&id, &checked, limits, free_mb).map(|_| ())
             });
             // What fails here otherwise fails again when the file is there.
@@ -102,7 +104,8 @@ impl Registry {
         let file = resolved.file();
         let size = sources::size_of(&resolved.path);
         let (checked_id, path) = (id.clone(), resolved.path.clone());
-        let checked = tokio::task::spawn_blocking(move || preflight::check(&checked_id, &path, max_context));
+        let check = move || preflight::check(&checked_id, &path, in_situ, max_context);
+        let checked = tokio::task::spawn_blocking(check);
         let checked = checked.await.map_err(|e| LoadFailure::Engine(e.to_string()))??;
 
         entry.progress.enter(LoadPhase::Waiting, 0);
@@ -123,6 +126,7 @@ impl Registry {
         let lease = request.lease.clone();
         let ready = Ready {
             id,
+            in_situ: in_situ.filter(|_| !sources::is_gguf(&file)),
             file,
             key,
             text,
@@ -170,9 +174,14 @@ impl Registry {
 
 /// What is resident has to be what was asked for.
 fn check_quant(ready: &Ready, wanted: Option<&str>) -> Result<(), LoadFailure> {
-    let other = wanted.filter(|quant| !quant.is_empty() && !sources::is_quant(&ready.file, quant));
+    let is_it = |quant: &str| match ready.in_situ {
+        Some(target) => sources::in_situ(Some(quant)) == Some(target),
+        None => sources::is_quant(&ready.file, quant),
+    };
+    let other = wanted.filter(|quant| !quant.is_empty() && !is_it(quant));
     other.map_or(Ok(()), |wanted| {
-        let (id, have) = (&ready.id, sources::quant_of(&ready.file));
+        let (id, in_situ) = (&ready.id, ready.in_situ.map(Target::name));
+        let have = in_situ.unwrap_or_else(|| sources::quant_of(&ready.file));
         let text = format!("{id} is loaded as {have}; unload it before it is loaded as {wanted}");
         Err(LoadFailure::Request(text))
     })

@@ -50,16 +50,17 @@ fn tensors_are_read_by_the_names_that_gguf_has() {
     let files = Safetensors::open(dir.path()).unwrap();
     assert_eq!(files.bytes(), 64);
     let check = |name: &str, expert: Option<u64>, rows: usize, columns: usize, first: u8, len: usize| {
-        let raw = files.read(name, expert).unwrap();
-        assert_eq!((raw.rows, raw.columns, raw.bytes.len()), (rows, columns, len), "{name}");
-        assert_eq!(raw.bytes[0], first, "{name}");
-        assert_eq!(Some(raw.kind).filter(|_| expert.is_none()), files.kind(name), "{name}");
+        let tensor = files.stored(name, expert).unwrap();
+        let bytes = tensor.bytes().unwrap();
+        assert_eq!((tensor.rows, tensor.columns, bytes.len()), (rows, columns, len), "{name}");
+        assert_eq!(bytes[0], first, "{name}");
+        assert_eq!(Some(tensor.kind).filter(|_| expert.is_none()), files.kind(name), "{name}");
     };
     check("token_embd.weight", None, 2, 3, 0, 24);
     check("blk.1.ffn_up_exps.weight", Some(7), 3, 2, 24, 12);
     check("output_norm.weight", None, 1, 2, 36, 4);
     for absent in ["output.weight", "blk.0.attn_q.weight", "rope_freqs.weight", "blk.0.attn_q"] {
-        assert!(files.read(absent, None).is_err() && files.kind(absent).is_none(), "{absent}");
+        assert!(files.stored(absent, None).is_err() && files.kind(absent).is_none(), "{absent}");
     }
 }
 

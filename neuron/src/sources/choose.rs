@@ -1,5 +1,6 @@
 //! Which of a repository's files to load.
 
+use neuron_kernels::quant::Target;
 use neuron_protocol::LoadError;
 
 use crate::{
@@ -10,8 +11,14 @@ use crate::{
 /// The order in which quants are taken where the request names none.
 const PREFERRED: [&str; 4] = ["q4_k_m", "q8_0", "q4_1", "q4_0"];
 /// The name that weights in safetensors go by as a quant, and further names that requests have for them.
-const SAFETENSORS: &str = "safetensors";
+pub(crate) const SAFETENSORS: &str = "safetensors";
 const UNQUANTIZED: [&str; 5] = [SAFETENSORS, "bf16", "f16", "fp16", "f32"];
+
+/// What weights in safetensors can be quantised to as they are loaded, where the request names it.
+pub(super) fn in_situ(quant: &str) -> Option<Target> {
+    let quant = quant.to_ascii_lowercase().replace("_k", "k");
+    Target::ALL.into_iter().find(|target| target.name() == quant)
+}
 
 /// What of a repository to load.
 #[derive(Debug, PartialEq, Eq)]
@@ -42,13 +49,18 @@ pub(super) fn weights<'f>(
     }
     match (chosen, quant) {
         (Ok(file), _) => Ok(file),
-        (Err(_), Some(quant)) if names_quant(WHOLE, quant) => Ok(Choice::Folder),
-        (Err(LoadError::EmptyRepo { .. }), Some(quant)) => Err(LoadError::QuantNotFound {
-            model_id: id.to_owned(),
-            requested: quant.to_owned(),
-            available: vec![SAFETENSORS.to_owned()],
-            nearest: Some(SAFETENSORS.to_owned()),
-        }),
+        (Err(_), Some(quant)) if names_quant(WHOLE, quant) || in_situ(quant).is_some() => Ok(Choice::Folder),
+        (Err(LoadError::EmptyRepo { .. }), Some(quant)) => {
+            let in_situ = Target::ALL.iter().map(|target| target.name());
+            let available: Vec<String> =
+                [SAFETENSORS].into_iter().chain(in_situ).map(str::to_owned).collect();
+            Err(LoadError::QuantNotFound {
+                model_id: id.to_owned(),
+                requested: quant.to_owned(),
+                nearest: nearest(quant, &available),
+                available,
+            })
+        }
         (Err(other), Some(_)) => Err(other),
         (Err(_), None) => Ok(Choice::Folder),
     }
@@ -176,14 +188,20 @@ mod tests {
         check(&[], Some("bf16"), Ok(None));
         check(&[], Some("Safetensors"), Ok(None));
         check(&[], Some("Q4_0"), Err("quant_not_found"));
+        // Quantised as it is loaded; a file that is quantised already comes first.
+        check(&[], Some("q4k"), Ok(None));
+        check(&[], Some("Q6_K"), Ok(None));
+        check(&["m.Q8_0.gguf"], Some("q5k"), Ok(None));
+        check(&["m.Q8_0.gguf"], Some("q8_0"), Ok(Some("m.Q8_0.gguf")));
         check(&["m.Q4_0.gguf"], None, Ok(Some("m.Q4_0.gguf")));
         check(&["m.Q4_0.gguf"], Some(""), Ok(Some("m.Q4_0.gguf")));
         check(&["m.Q4_0.gguf"], Some("safetensors"), Ok(None));
         check(&["m.Q4_0.gguf"], Some("BF16"), Ok(None));
         check(&["m.BF16.gguf"], Some("bf16"), Ok(Some("m.BF16.gguf")));
-        check(&["m.Q4_0.gguf"], Some("Q8_0"), Err("quant_not_found"));
+        check(&["m.Q4_0.gguf"], Some("Q8_0"), Ok(None));
+        check(&["m.Q4_0.gguf"], Some("Q2_K"), Err("quant_not_found"));
         check(&["m-00001-of-00002.gguf"], None, Ok(None));
-        check(&["m-00001-of-00002.gguf"], Some("Q8_0"), Err("split_weights"));
+        check(&["m-00001-of-00002.gguf"], Some("Q2_K"), Err("split_weights"));
         for file in ["model.safetensors", "m.Q4_0.gguf"] {
             assert!(names_quant(file, quant_of(file)), "{file}");
         }

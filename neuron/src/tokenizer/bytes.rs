@@ -13,6 +13,17 @@ fn byte_of(c: char) -> Option<u8> {
     }
 }
 
+/// The character of the alphabet that stands for a byte.
+pub(super) fn char_of(byte: u8) -> char {
+    let after = match byte {
+        0x21..=0x7e | 0xa1..=0xac | 0xae..=0xff => return char::from(byte),
+        0x00..=0x20 => byte,
+        0x7f..=0xa0 => byte - 0x7f + 0x21,
+        0xad => 0x43,
+    };
+    char::from_u32(0x100 + u32::from(after)).unwrap_or_default()
+}
+
 /// Bytes of a vocabulary entry. What is not of the alphabet stands for itself.
 pub(super) fn to_bytes(piece: &str) -> Vec<u8> {
     let mut bytes = Vec::with_capacity(piece.len());
@@ -34,6 +45,7 @@ mod tests {
         let mut seen: Vec<u8> = (0..0x200).filter_map(char::from_u32).filter_map(byte_of).collect();
         seen.sort_unstable();
         assert_eq!(seen, (0..=255).collect::<Vec<u8>>());
+        assert!((0..=255).all(|byte| byte_of(char_of(byte)) == Some(byte)));
     }
 
     #[test]

@@ -7,7 +7,7 @@ use tokenizers::AddedToken;
 
 use super::{
     END_OF_GENERATION, Scheme, Tokenizer, TokenizerError, added::Added, decoding::Decoding, library::Words,
-    settings::Settings,
+    settings::Settings, vocab::Vocab,
 };
 use crate::folder::{self, FolderError, Problem};
 
@@ -41,7 +41,7 @@ impl Tokenizer {
         }
         let tokens = tokens(&library, &settings, |id| u64::from(id) < rows.min(MAX_IDS));
         let ids = vocab.values().chain(tokens.keys()).max().map_or(0, |last| *last as usize + 1);
-        let (mut texts, mut pieces) = (vec![String::new(); ids], vec![Box::default(); ids]);
+        let (mut texts, mut pieces) = (vec![String::new(); ids], vec![Box::<[u8]>::default(); ids]);
         for (text, id) in vocab {
             pieces[id as usize] = decoding.piece(&text);
             texts[id as usize] = text;
@@ -56,7 +56,8 @@ impl Tokenizer {
             texts[*id as usize].clone_from(&token.content);
         }
         let longest = longest(&library, &decoding, &pieces, &texts, &tokens);
-        let id = |text: &str| (0u32..).zip(&texts).find(|(_, known)| *known == text).map(|(id, _)| id);
+        let vocab = Vocab::new(texts.into_iter().collect());
+        let id = |text: &str| vocab.id(text);
         let start = start_of(&serde_json::to_value(library.get_post_processor()).unwrap_or_default());
         let bos = settings.bos.as_deref().or(start.as_deref());
         let add_bos = settings.add_bos.unwrap_or(start.is_some() && start.as_deref() == bos);
@@ -64,16 +65,16 @@ impl Tokenizer {
         let around = around(&library);
         Ok(Self {
             around,
-            end: end(&texts, eos, &settings),
+            end: end(&vocab, eos, &settings),
             control: control(&tokens, &settings),
             scheme: Scheme::Library(Box::new(words(library, &tokens, &settings)?)),
-            pieces,
+            pieces: pieces.into_iter().collect(),
             bos,
             eos,
             add_bos,
             longest,
             leading_spaces: decoding.leading_spaces,
-            texts,
+            vocab,
         })
     }
 }
@@ -123,10 +124,10 @@ fn words(
     Ok(Words::new(library, added, normalized))
 }
 
-fn end(texts: &[String], eos: Option<u32>, settings: &Settings) -> Vec<u32> {
-    let known = (0u32..).zip(texts).filter(|(_, text)| END_OF_GENERATION.contains(&text.as_str()));
+fn end(vocab: &Vocab, eos: Option<u32>, settings: &Settings) -> Vec<u32> {
+    let known = (0u32..).zip(vocab.texts().iter()).filter(|(_, text)| END_OF_GENERATION.contains(text));
     let told =
-        settings.end.iter().filter(|id| **id < texts.len() as u64).filter_map(|id| u32::try_from(*id).ok());
+        settings.end.iter().filter(|id| **id < vocab.len() as u64).filter_map(|id| u32::try_from(*id).ok());
     let mut end: Vec<u32> = known.map(|(id, _)| id).chain(eos).chain(told).collect();
     end.sort_unstable();
     end.dedup();

@@ -4,19 +4,22 @@
 //! Byte-level BPE vocabularies are taken with a known pre-tokenizer alone, for guessing would split text
 //! wrongly without a sign of it; SentencePiece's have none.
 
-use std::{cmp::Reverse, collections::HashMap};
-
-use tokenizers::{
-    Model as _, OffsetType, PreTokenizedString,
-    models::bpe::{BPE, Vocab},
-};
+use std::cmp::Reverse;
 
 use super::{
-    Control, END_OF_GENERATION, MARK, PIECE_BYTES, Scheme, Tokenizer, TokenizerError, bytes, pre,
+    Control, END_OF_GENERATION, MARK, PIECE_BYTES, Scheme, Tokenizer, TokenizerError,
+    bpe::Bpe,
+    bytes,
+    merge::Merger,
+    pre,
     special::{Fragment, Special, fragments},
     spm::{SPACE, Spm},
+    vocab::Vocab,
 };
-use crate::gguf::{GgufError, Header};
+use crate::{
+    gguf::{GgufError, Header},
+    packed::Pieces,
+};
 
 /// GGUF's `token_type` values.
 const NORMAL: i64 = 1;
@@ -38,7 +41,7 @@ pub(super) struct Words {
 /// How text without special tokens becomes ids.
 enum Merges {
     Bpe {
-        bpe: Box<BPE>,
+        bpe: Bpe,
         pre: pre::PreTokenizer,
     },
     Spm {
@@ -50,38 +53,40 @@ enum Merges {
 
 /// The tokens as the header has them.
 struct Tokens<'h> {
-    texts: &'h [String],
+    vocab: &'h Vocab,
     kinds: &'h [i64],
 }
 
 impl Tokenizer {
     /// Builds the tokenizer that the header describes.
     pub fn from_header(header: &Header) -> Result<Self, TokenizerError> {
-        let texts = header.texts("tokenizer.ggml.tokens")?;
-        let tokens = Tokens { texts, kinds: header.numbers("tokenizer.ggml.token_type")?.unwrap_or(&[]) };
+        let vocab = Vocab::new(header.texts("tokenizer.ggml.tokens")?.clone());
+        let texts = vocab.texts();
+        let kinds = header.numbers("tokenizer.ggml.token_type")?.unwrap_or(&[]);
+        let tokens = Tokens { vocab: &vocab, kinds };
         let (merges, adds_bos) = match header.text("tokenizer.ggml.model")? {
             "gpt2" => tokens.bpe(header)?,
             SPM => (tokens.spm(header)?, true),
             other => return Err(TokenizerError::Unsupported(other.to_owned())),
         };
-        let pieces: Vec<_> =
-            texts.iter().enumerate().map(|(id, text)| merges.piece(text, tokens.kind(id))).collect();
+        let mut pieces = Pieces::default();
+        texts.iter().enumerate().for_each(|(id, text)| merges.add_piece(text, tokens.kind(id), &mut pieces));
 
         let mut special = Vec::new();
         let mut end = Vec::new();
-        for (id, text) in (0u32..).zip(texts) {
+        for (id, text) in (0u32..).zip(texts.iter()) {
             let kind = tokens.kind(id as usize);
             if matches!(kind, UNKNOWN | CONTROL | USER_DEFINED) && !text.is_empty() {
-                special.push(Special { text: text.clone(), id, is_control: kind != USER_DEFINED });
+                special.push(Special { text: text.to_owned(), id, is_control: kind != USER_DEFINED });
             }
-            if END_OF_GENERATION.contains(&text.as_str()) {
+            if END_OF_GENERATION.contains(&text) {
                 end.push(id);
             }
         }
         let spellings = special.iter().map(|special| special.text.len());
         // A space of SentencePiece's is longer as it is written, and so it may be in a text, too.
-        let written = texts.iter().map(String::len).filter(|_| matches!(merges, Merges::Spm { .. }));
-        let lengths = pieces.iter().map(|piece| piece.len()).chain(spellings).chain(written);
+        let written = texts.iter().map(str::len).filter(|_| matches!(merges, Merges::Spm { .. }));
+        let lengths = pieces.iter().map(<[u8]>::len).chain(spellings).chain(written);
         let longest = lengths.max().unwrap_or(0);
         special.sort_by_key(|special| Reverse(special.text.len()));
 
@@ -100,18 +105,17 @@ impl Tokenizer {
         let control = control.map(|special| special.text.clone()).collect();
         let leading_spaces = usize::from(matches!(merges, Merges::Spm { adds_space: true, .. }));
         let scheme = Scheme::Gguf(Box::new(Words { merges, special }));
-        let texts = texts.to_vec();
         let adds_eos = header.flag("tokenizer.ggml.add_eos_token").unwrap_or(false);
         let around = [bos.filter(|_| add_bos), eos.filter(|_| adds_eos)].map(|id| id.into_iter().collect());
-        Ok(Self { scheme, pieces, control, end, bos, eos, add_bos, longest, leading_spaces, around, texts })
+        Ok(Self { scheme, pieces, control, end, bos, eos, add_bos, longest, leading_spaces, around, vocab })
     }
 }
 
 impl Tokens<'_> {
     /// What ends an answer is a control token, whatever the file says: no user's text may hold it.
     fn kind(&self, id: usize) -> i64 {
-        match self.texts.get(id) {
-            Some(text) if END_OF_GENERATION.contains(&text.as_str()) => CONTROL,
+        match self.vocab.texts().get(id) {
+            Some(text) if END_OF_GENERATION.contains(&text) => CONTROL,
             _ => self.kinds.get(id).copied().unwrap_or(NORMAL),
         }
     }
@@ -121,46 +125,52 @@ impl Tokens<'_> {
         // llama.cpp, too, takes a file without the key for the oldest rule, but warns that it guesses.
         let name = header.optional_text("tokenizer.ggml.pre")?.unwrap_or("(none named)");
         let rule = pre::rule(name).ok_or_else(|| TokenizerError::Unsupported(name.to_owned()))?;
-        let bpe = bpe(self.texts, header.texts("tokenizer.ggml.merges")?, rule.ignores_merges)?;
-        Ok((Merges::Bpe { bpe: Box::new(bpe), pre: rule.compile() }, rule.adds_bos))
+        let bpe = Bpe::new(self.vocab, header.texts("tokenizer.ggml.merges")?, rule.ignores_merges)?;
+        Ok((Merges::Bpe { bpe, pre: rule.compile() }, rule.adds_bos))
     }
 
     fn spm(&self, header: &Header) -> Result<Merges, TokenizerError> {
         let scores = header.floats("tokenizer.ggml.scores")?;
-        if scores.len() != self.texts.len() || scores.iter().any(|score| score.is_nan()) {
-            let what =
-                format!("{} tokens have {} scores, or one is no number", self.texts.len(), scores.len());
+        let count = self.vocab.len();
+        if scores.len() != count || scores.iter().any(|score| score.is_nan()) {
+            let what = format!("{count} tokens have {} scores, or one is no number", scores.len());
             return Err(GgufError::Inconsistent(what).into());
         }
         // As in SentencePiece, and unlike in llama.cpp, no text merges into a control token.
         let is_piece = |id: usize| !matches!(self.kind(id), UNKNOWN | CONTROL | BYTE);
-        let ids: HashMap<&str, u32> = self.texts.iter().map(String::as_str).zip(0u32..).collect();
-        let byte = |byte: u8| ids.get(format!("<0x{byte:02X}>").as_str()).copied();
+        let byte = |byte: u8| self.vocab.id(&format!("<0x{byte:02X}>"));
         let unknown = header.optional_number("tokenizer.ggml.unknown_token_id")?.unwrap_or(0);
         let mut bytes = Box::new([u32::try_from(unknown).unwrap_or(0); 256]);
         for (value, id) in (0u8..=255).zip(bytes.iter_mut()) {
             *id = byte(value).unwrap_or(*id);
         }
-        if bytes.iter().any(|id| *id as usize >= self.texts.len()) {
+        if bytes.iter().any(|id| *id as usize >= count) {
             let what = "tokenizer.ggml.unknown_token_id is past the vocabulary".to_owned();
             return Err(GgufError::Inconsistent(what).into());
         }
-        let pieces = self.texts.iter().zip(0u32..).zip(scores.iter());
+        let pieces = self.vocab.texts().iter().zip(0u32..).zip(scores.iter());
         let pieces = pieces.filter(|((text, id), _)| !text.is_empty() && is_piece(*id as usize));
-        let spm = Spm::new(pieces.map(|((text, id), score)| (text.as_str(), id, *score)), bytes);
+        let spm = Spm::new(pieces.map(|((text, id), score)| (text, id, *score)), bytes);
         Ok(Merges::Spm { spm, adds_space: header.flag("tokenizer.ggml.add_space_prefix").unwrap_or(true) })
     }
 }
 
 impl Words {
-    pub(super) fn encode(&self, text: &str, control: Control) -> Vec<u32> {
+    pub(super) fn encode(&self, vocab: &Vocab, text: &str, control: Control) -> Vec<u32> {
         let mut ids = Vec::with_capacity(text.len() / 3 + 8);
-        self.encode_fragments(text, control, &mut true, &mut ids);
+        self.encode_fragments(vocab, text, control, &mut true, &mut ids);
         ids
     }
 
     /// `starts`: nothing or a special token is before the text.
-    fn encode_fragments(&self, text: &str, control: Control, starts: &mut bool, ids: &mut Vec<u32>) {
+    fn encode_fragments(
+        &self,
+        vocab: &Vocab,
+        text: &str,
+        control: Control,
+        starts: &mut bool,
+        ids: &mut Vec<u32>,
+    ) {
         for fragment in fragments(&self.special, text, control != Control::IsText) {
             match fragment {
                 Fragment::Special(id) => {
@@ -168,22 +178,23 @@ impl Words {
                     *starts = true;
                 }
                 Fragment::Text(text) if control == Control::Guarded && text.contains(MARK) => {
-                    self.encode_fragments(&text.replace(MARK, ""), Control::IsText, starts, ids);
+                    let text = text.replace(MARK, "");
+                    self.encode_fragments(vocab, &text, Control::IsText, starts, ids);
                 }
-                Fragment::Text(text) => self.merges.encode(text, std::mem::take(starts), ids),
+                Fragment::Text(text) => self.merges.encode(vocab, text, std::mem::take(starts), ids),
             }
         }
     }
 }
 
 impl Merges {
-    fn encode(&self, text: &str, starts: bool, ids: &mut Vec<u32>) {
+    fn encode(&self, vocab: &Vocab, text: &str, starts: bool, ids: &mut Vec<u32>) {
         match self {
             Self::Bpe { bpe, pre } => {
-                let mut rest = text;
+                let (mut rest, mut merger) = (text, Merger::new());
                 while !rest.is_empty() {
                     let (piece, after) = pre::cut(rest, PIECE_BYTES);
-                    encode_piece(bpe, pre, piece, ids);
+                    pre.each_word(piece, |word| bpe.encode(vocab, word, &mut merger, ids));
                     rest = after;
                 }
             }
@@ -198,13 +209,13 @@ impl Merges {
     }
 
     /// Bytes of text that a token stands for.
-    fn piece(&self, text: &str, kind: i64) -> Box<[u8]> {
+    fn add_piece(&self, text: &str, kind: i64, pieces: &mut Pieces) {
         match (self, kind) {
-            (_, CONTROL | UNKNOWN) => Box::default(),
-            (_, USER_DEFINED) => text.as_bytes().into(),
-            (Self::Bpe { .. }, _) => bytes::to_bytes(text).into(),
-            (Self::Spm { .. }, BYTE) => byte(text).map_or_else(Box::default, |byte| [byte].into()),
-            (Self::Spm { .. }, _) => text.replace(SPACE, " ").into_bytes().into(),
+            (_, CONTROL | UNKNOWN) => pieces.push([]),
+            (_, USER_DEFINED) => pieces.push(text.bytes()),
+            (Self::Bpe { .. }, _) => pieces.push(bytes::to_bytes(text)),
+            (Self::Spm { .. }, BYTE) => pieces.push(byte(text)),
+            (Self::Spm { .. }, _) => pieces.push(text.replace(SPACE, " ").into_bytes()),
         }
     }
 }
@@ -212,40 +223,4 @@ impl Merges {
 /// The byte that `<0x41>` spells.
 fn byte(text: &str) -> Option<u8> {
     u8::from_str_radix(text.strip_prefix("<0x")?.strip_suffix('>')?, 16).ok()
-}
-
-fn encode_piece(bpe: &BPE, pre: &pre::PreTokenizer, text: &str, ids: &mut Vec<u32>) {
-    let mut words = PreTokenizedString::from(text);
-    // Neither step can fail: the patterns are our own, and every byte-level character has an id or none.
-    let split = pre.split(&mut words);
-    let merged = split.and_then(|()| words.tokenize(|word| bpe.tokenize(word.get())));
-    if let Err(error) = merged {
-        tracing::error!(%error, "text could not be tokenized");
-        return;
-    }
-    let words = words.get_splits(tokenizers::OffsetReferential::Original, OffsetType::Byte);
-    ids.extend(words.iter().filter_map(|(_, _, tokens)| tokens.as_ref()).flatten().map(|token| token.id));
-}
-
-fn bpe(texts: &[String], merges: &[String], ignore_merges: bool) -> Result<BPE, GgufError> {
-    let vocab: Vocab = texts.iter().cloned().zip(0u32..).collect();
-    if vocab.len() != texts.len() {
-        let mut seen = HashMap::new();
-        let twice = texts.iter().find(|text| seen.insert(*text, ()).is_some());
-        return Err(GgufError::Duplicate(format!("the token {:?}", twice.map_or("", String::as_str))));
-    }
-    let merges = merges.iter().map(|merge| {
-        // A space inside a piece is written with its byte-level character, so the first one separates.
-        let at = merge.char_indices().skip(1).find(|(_, c)| *c == ' ').map(|(at, _)| at);
-        let (left, right) = merge.split_at_checked(at?)?;
-        Some((left.to_owned(), right[1..].to_owned()))
-    });
-    let merges = merges.collect::<Option<Vec<_>>>().ok_or_else(|| {
-        GgufError::Inconsistent("tokenizer.ggml.merges has an entry that is not two pieces".to_owned())
-    })?;
-    BPE::builder()
-        .vocab_and_merges(vocab, merges)
-        .ignore_merges(ignore_merges)
-        .build()
-        .map_err(|e| GgufError::Inconsistent(format!("the vocabulary and its merges do not fit: {e}")))
 }

@@ -1,11 +1,8 @@
 //! How text is split into words before merging: one row for each `tokenizer.ggml.pre` that is known.
 
 use tokenizers::{
-    PreTokenizedString, PreTokenizer as _, SplitDelimiterBehavior,
-    pre_tokenizers::{
-        byte_level::ByteLevel,
-        split::{Split, SplitPattern},
-    },
+    OffsetReferential, OffsetType, PreTokenizedString, PreTokenizer as _, SplitDelimiterBehavior,
+    pre_tokenizers::split::{Split, SplitPattern},
 };
 
 const GPT2: &str = r"'s|'t|'re|'ve|'m|'ll|'d| ?\p{L}+| ?\p{N}+| ?[^\s\p{L}\p{N}]+|\s+(?!\S)|\s+";
@@ -97,12 +94,17 @@ pub(super) struct PreTokenizer {
 }
 
 impl PreTokenizer {
-    /// Splits into words, in the byte-level alphabet.
-    pub(super) fn split(&self, text: &mut PreTokenizedString) -> tokenizers::Result<()> {
+    /// Calls `word` for each word of the text, in order.
+    pub(super) fn each_word(&self, text: &str, mut word: impl FnMut(&str)) {
+        let mut words = PreTokenizedString::from(text);
         for split in &self.splits {
-            split.pre_tokenize(text)?;
+            // A pattern gives up where it would have to go back too often; none of the table's does.
+            if let Err(error) = split.pre_tokenize(&mut words) {
+                tracing::error!(%error, "text could not be split into words");
+            }
         }
-        ByteLevel::new(false, false, false).pre_tokenize(text)
+        let words = words.get_splits(OffsetReferential::Original, OffsetType::Byte);
+        words.iter().for_each(|(_, range, _)| word(&text[range.0..range.1]));
     }
 }
 
@@ -122,10 +124,8 @@ pub(super) fn cut(text: &str, least: usize) -> (&str, &str) {
 mod tests {
     use std::sync::LazyLock;
 
-    use proptest::prelude::*;
-    use tokenizers::{OffsetReferential, OffsetType};
-
     use super::*;
+    use proptest::prelude::*;
 
     static COMPILED: LazyLock<Vec<(&str, PreTokenizer)>> =
         LazyLock::new(|| RULES.iter().map(|rule| (rule.names[0], rule.compile())).collect());
@@ -135,10 +135,9 @@ mod tests {
     }
 
     fn words_of(pre: &PreTokenizer, text: &str) -> Vec<String> {
-        let mut split = PreTokenizedString::from(text);
-        pre.split(&mut split).unwrap();
-        let splits = split.get_splits(OffsetReferential::Original, OffsetType::Byte);
-        splits.iter().map(|(_, range, _)| text[range.0..range.1].to_owned()).collect()
+        let mut words = Vec::new();
+        pre.each_word(text, |word| words.push(word.to_owned()));
+        words
     }
 
     #[test]

@@ -1,12 +1,9 @@
 //! SentencePiece's byte-pair vocabularies (Llama 2, Mistral 7B, Gemma): the pair of neighbours that makes
 //! the piece of the highest score becomes one, until no pair makes a piece.
 
-use std::{
-    cmp::Ordering,
-    collections::{BinaryHeap, HashMap},
-};
+use std::{cmp::Ordering, collections::HashMap};
 
-use super::PIECE_BYTES;
+use super::{PIECE_BYTES, merge::Merger};
 
 /// What a space is written as in pieces.
 pub(super) const SPACE: char = '\u{2581}';
@@ -28,23 +25,8 @@ struct Piece {
     score: f32,
 }
 
-/// A stretch of the text that is one piece so far, in a list of those that are left.
-struct Symbol {
-    start: usize,
-    /// 0 once it has become part of the one before.
-    len: usize,
-    before: Option<usize>,
-    after: Option<usize>,
-}
-
-/// Two neighbours that make a piece.
-struct Pair {
-    score: f32,
-    left: usize,
-    right: usize,
-    /// Of both together, to know whether either has changed since.
-    len: usize,
-}
+/// A score of a piece: the highest is the best.
+struct Score(f32);
 
 impl Spm {
     /// `pieces`: text, id and score of each. `bytes`: what each byte is where a character is no piece.
@@ -67,50 +49,22 @@ impl Spm {
     }
 
     fn encode_words(&self, text: &str, ids: &mut Vec<u32>) {
-        for symbol in self.merged(text) {
+        let mut merger = Merger::new();
+        for (start, c) in text.char_indices() {
+            merger.push(start, c.len_utf8(), 0);
+        }
+        let merged = merger.merge(|left, right| {
+            let piece = self.pieces.get(&text[left.start..left.start + left.len + right.len])?;
+            Some((Score(piece.score), piece.id))
+        });
+        for symbol in merged {
             let text = &text[symbol.start..symbol.start + symbol.len];
+            // One that was never merged has no id yet.
             match self.pieces.get(text) {
                 Some(piece) => ids.push(piece.id),
                 None => ids.extend(text.bytes().map(|byte| self.bytes[usize::from(byte)])),
             }
         }
-    }
-
-    fn merged(&self, text: &str) -> impl Iterator<Item = Symbol> {
-        let mut symbols: Vec<Symbol> = Vec::with_capacity(text.len());
-        for (i, (start, c)) in text.char_indices().enumerate() {
-            symbols.push(Symbol { start, len: c.len_utf8(), before: i.checked_sub(1), after: Some(i + 1) });
-        }
-        if let Some(last) = symbols.last_mut() {
-            last.after = None;
-        }
-        let seed = (1..symbols.len()).filter_map(|right| self.pair(text, &symbols, right - 1, right));
-        let mut pairs: BinaryHeap<Pair> = seed.collect();
-        while let Some(pair) = pairs.pop() {
-            let (left, right) = (&symbols[pair.left], &symbols[pair.right]);
-            if left.len == 0 || right.len == 0 || left.len + right.len != pair.len {
-                continue;
-            }
-            let (before, after) = (left.before, right.after);
-            symbols[pair.right].len = 0;
-            symbols[pair.left].len = pair.len;
-            symbols[pair.left].after = after;
-            if let Some(after) = after {
-                symbols[after].before = Some(pair.left);
-                pairs.extend(self.pair(text, &symbols, pair.left, after));
-            }
-            if let Some(before) = before {
-                pairs.extend(self.pair(text, &symbols, before, pair.left));
-            }
-        }
-        symbols.into_iter().filter(|symbol| symbol.len > 0)
-    }
-
-    fn pair(&self, text: &str, symbols: &[Symbol], left: usize, right: usize) -> Option<Pair> {
-        let len = symbols[left].len + symbols[right].len;
-        let start = symbols[left].start;
-        let piece = self.pieces.get(&text[start..start + len])?;
-        Some(Pair { score: piece.score, left, right, len })
     }
 }
 
@@ -121,26 +75,25 @@ fn word_end(text: &str, least: usize) -> Option<usize> {
     text[from..].match_indices(SPACE).map(|(at, _)| from + at).find(is_end)
 }
 
-/// The highest score first, of equal ones the leftmost.
-impl Ord for Pair {
+impl Ord for Score {
     fn cmp(&self, other: &Self) -> Ordering {
-        self.score.total_cmp(&other.score).then(other.left.cmp(&self.left))
+        self.0.total_cmp(&other.0)
     }
 }
 
-impl PartialOrd for Pair {
+impl PartialOrd for Score {
     fn partial_cmp(&self, other: &Self) -> Option<Ordering> {
         Some(self.cmp(other))
     }
 }
 
-impl PartialEq for Pair {
+impl PartialEq for Score {
     fn eq(&self, other: &Self) -> bool {
         self.cmp(other) == Ordering::Equal
     }
 }
 
-impl Eq for Pair {}
+impl Eq for Score {}
 
 #[cfg(test)]
 mod tests {

@@ -70,7 +70,7 @@ fn a_model_in_parts_is_the_model_in_one_file() {
     assert_eq!(whole.alone(&tokens(50), 0, 512), joined.alone(&tokens(50), 0, 512));
 
     let refused = |path: &std::path::Path, words: &str| {
-        let error = neuron::preflight::check("m", path, 0).unwrap_err().message();
+        let error = neuron::preflight::check("m", path, None, 0).unwrap_err().message();
         assert!(error.contains(words), "{error}");
     };
     refused(&names[1], "it is part 2 of 3; the first one is the model");

@@ -24,6 +24,7 @@ mod reasoning;
 mod references;
 mod refusals;
 mod registry;
+mod renderings;
 mod shutdown;
 mod single;
 mod structured;

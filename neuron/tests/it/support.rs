@@ -45,7 +45,7 @@ pub(crate) fn data(name: &str) -> serde_json::Value {
 
 /// A model on this thread, without a server around it.
 pub(crate) fn load(path: &Path) -> (Checked, Runner) {
-    let checked = preflight::check(MODEL, path, 0).unwrap();
+    let checked = preflight::check(MODEL, path, None, 0).unwrap();
     let mut backend = CpuBackend { threads: 2, kv: KvFormat::F16, sequences: 4 };
     let room = Room { context: checked.context, cached: 4 * checked.context.min(2048) };
     let model = backend.load(&checked.weights, &checked.plan, room).unwrap();

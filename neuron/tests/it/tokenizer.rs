@@ -129,8 +129,8 @@ fn as_tokenizer_json(header: &Header) -> Value {
         "model": {
             "type": "BPE", "dropout": null, "unk_token": null, "continuing_subword_prefix": null,
             "end_of_word_suffix": null, "fuse_unk": false, "byte_fallback": false,
-            "vocab": tokens.iter().cloned().zip(0u32..).collect::<BTreeMap<_, _>>(),
-            "merges": header.texts("tokenizer.ggml.merges").unwrap(),
+            "vocab": tokens.iter().zip(0u32..).collect::<BTreeMap<_, _>>(),
+            "merges": header.texts("tokenizer.ggml.merges").unwrap().iter().collect::<Vec<_>>(),
         },
     })
 }

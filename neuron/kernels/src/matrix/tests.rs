@@ -1,9 +1,9 @@
 use super::*;
-use crate::dense::Float;
+use crate::{Order, dense::Float};
 
 fn ones(pool: &mut Pool, rows: usize, columns: usize) -> Matrix {
     let bytes: Vec<u8> = (0..rows * columns).flat_map(|_| 1.0f32.to_le_bytes()).collect();
-    Matrix::Dense(DenseMatrix::pack(pool, Float::F32, rows, columns, &bytes, |row| row))
+    Matrix::Dense(DenseMatrix::pack(pool, Float::F32, rows, columns, &bytes, Order::Stored).unwrap())
 }
 
 #[test]

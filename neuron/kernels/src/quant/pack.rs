@@ -4,10 +4,16 @@
 //! stored numbers, is rounded to a half, which is 2^-11 of it at most. Layouts of blocks are ggml's
 //! (`ggml-common.h`, `ggml-quants.c`).
 
+use std::io;
+
 use half::f16;
 
 use super::{BLOCK, Layout, PANEL, QuantMatrix, portable};
-use crate::{Pool, shared::Shared};
+use crate::{
+    Pool,
+    shared::Shared,
+    stored::{Order, Rows, Stored},
+};
 
 /// A format of GGUF's.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -25,10 +31,16 @@ pub enum Source {
 }
 
 /// A block, decoded: unsigned values, and scale and minimum of each of the layout's groups.
-struct Decoded {
-    values: [u8; 256],
-    scales: [f32; 16],
-    mins: [f32; 16],
+pub(super) struct Decoded {
+    pub(super) values: [u8; 256],
+    pub(super) scales: [f32; 16],
+    pub(super) mins: [f32; 16],
+}
+
+impl Default for Decoded {
+    fn default() -> Self {
+        Self { values: [0; 256], scales: [0.0; 16], mins: [0.0; 16] }
+    }
 }
 
 impl Source {
@@ -78,7 +90,7 @@ impl Source {
 
     /// Bytes that a matrix of this format takes once it is packed.
     pub fn packed_bytes(self, rows: u64, columns: u64) -> u64 {
-        rows.div_ceil(PANEL as u64) * columns.div_ceil(BLOCK as u64) * self.layout().record() as u64
+        self.layout().packed_bytes(rows, columns)
     }
 
     fn decode(self, block: &[u8], out: &mut Decoded) {
@@ -184,62 +196,66 @@ fn six(block: &[u8], scale: f32, out: &mut Decoded) {
 }
 
 impl QuantMatrix {
-    /// Packs the blocks of a `[rows, columns]` matrix as they lie in a file. `order(r)` is the row of the
-    /// file that becomes row `r`.
+    /// Packs the blocks of a `[rows, columns]` matrix as they lie in a file. Errors where they cannot be read.
     ///
-    /// Panics where `bytes` is not exactly the matrix: a caller has checked the file's header.
+    /// Panics where `stored` is not exactly the matrix: a caller has checked the file's header.
     pub fn pack(
         pool: &mut Pool,
         source: Source,
         rows: usize,
         columns: usize,
-        bytes: &[u8],
-        order: impl Fn(usize) -> usize + Sync,
-    ) -> Self {
+        stored: &dyn Stored,
+        order: Order,
+    ) -> io::Result<Self> {
         let (elements, block_len) = source.block();
-        let row_len = columns / elements * block_len;
-        assert!(
-            columns.is_multiple_of(elements) && bytes.len() == rows * row_len,
-            "{} bytes are no {rows}x{columns} of {source:?}",
-            bytes.len()
-        );
-        let layout = source.layout();
+        assert!(columns.is_multiple_of(elements), "{columns} columns of {source:?}");
+        let (layout, row_len) = (source.layout(), columns / elements * block_len);
+        let of_block = elements / BLOCK * layout.record();
+        let rows = Rows { stored, count: rows, row_len, order };
+        Self::filled(pool, layout, columns, rows, |row, bytes, out| {
+            let mut decoded = Decoded::default();
+            for (block, out) in bytes.chunks_exact(block_len).zip(out.chunks_exact_mut(of_block)) {
+                source.decode(block, &mut decoded);
+                decoded.put(layout, row, out);
+            }
+        })
+    }
+
+    /// `put(row of its panel, what is stored of it, the panel)` for every row, on any thread.
+    pub(super) fn filled(
+        pool: &mut Pool,
+        layout: Layout,
+        columns: usize,
+        rows: Rows<'_>,
+        put: impl Fn(usize, &[u8], &mut [u8]) + Sync,
+    ) -> io::Result<Self> {
         let panel_len = columns / BLOCK * layout.record();
-        let panels = rows.div_ceil(PANEL);
-        let mut data = vec![0; panels * panel_len];
+        let mut data = vec![0; rows.count.div_ceil(PANEL) * panel_len];
         let out = Shared::new(&mut data);
-        pool.run(panels, |panel| {
+        rows.each_panel(pool, PANEL, |panel, rows| {
             // SAFETY: each panel is written by its own task.
             let out = unsafe { out.slice(panel * panel_len, panel_len) };
-            let mut decoded = Decoded { values: [0; 256], scales: [0.0; 16], mins: [0.0; 16] };
-            for row in 0..PANEL.min(rows - panel * PANEL) {
-                let from = order(panel * PANEL + row) * row_len;
-                let blocks = bytes[from..from + row_len].chunks_exact(block_len);
-                let records = elements / BLOCK * layout.record();
-                for (block, out) in blocks.zip(out.chunks_exact_mut(records)) {
-                    source.decode(block, &mut decoded);
-                    put(layout, row, &decoded, out);
-                }
-            }
-        });
-        Self { rows, columns, layout, data }
+            rows.iter().enumerate().for_each(|(row, bytes)| put(row, bytes, out));
+        })?;
+        Ok(Self { rows: rows.count, columns, layout, data })
     }
 }
 
-/// One row's values of a few records.
-fn put(layout: Layout, row: usize, decoded: &Decoded, out: &mut [u8]) {
-    for (n, record) in out.chunks_exact_mut(layout.record()).enumerate() {
-        for group in 0..layout.groups() {
-            let of_block = n * layout.groups() + group;
-            let at = portable::head(layout, group, row, false);
-            record[at].copy_from_slice(&f16::from_f32(decoded.scales[of_block]).to_le_bytes());
-            if layout.min {
-                let at = portable::head(layout, group, row, true);
-                record[at].copy_from_slice(&f16::from_f32(decoded.mins[of_block]).to_le_bytes());
+impl Decoded {
+    /// As one row's values of a few records.
+    pub(super) fn put(&self, layout: Layout, row: usize, out: &mut [u8]) {
+        let blocks = self.values.as_chunks::<BLOCK>().0;
+        for ((n, record), values) in out.chunks_exact_mut(layout.record()).enumerate().zip(blocks) {
+            for group in 0..layout.groups() {
+                let of_block = n * layout.groups() + group;
+                let at = portable::head(layout, group, row, false);
+                record[at].copy_from_slice(&f16::from_f32(self.scales[of_block]).to_le_bytes());
+                if layout.min {
+                    let at = portable::head(layout, group, row, true);
+                    record[at].copy_from_slice(&f16::from_f32(self.mins[of_block]).to_le_bytes());
+                }
             }
-        }
-        for (column, value) in decoded.values[n * BLOCK..(n + 1) * BLOCK].iter().enumerate() {
-            portable::put(layout, record, row, column, *value);
+            portable::put(layout, record, row, values);
         }
     }
 }

@@ -23,19 +23,30 @@ fn high(layout: Layout, row: usize, column: usize) -> (usize, u32) {
     (128 + (quad / quads) * 32 + row * 4 + within, (quad % quads * each) as u32)
 }
 
-/// Stores an unsigned value in a record that is zero there.
-pub(super) fn put(layout: Layout, record: &mut [u8], row: usize, column: usize, value: u8) {
-    debug_assert!(u32::from(value) < 1 << layout.bits);
-    let values = &mut record[layout.head()..];
-    let (byte, shift) = low(layout, row, column);
+/// Stores a row's unsigned values of a record, all of them.
+pub(super) fn put(layout: Layout, record: &mut [u8], row: usize, values: &[u8; BLOCK]) {
+    debug_assert!(values.iter().all(|value| u32::from(*value) < 1 << layout.bits));
+    // Four columns at a time, as they lie side by side in a vector.
+    let quads = values.as_chunks::<4>().0;
+    let quad = |n: usize| u32::from_le_bytes(quads[n]);
+    let record = &mut record[layout.head()..];
+    let mut put = |vector: usize, word: u32| {
+        let at = (vector * PANEL + row) * 4;
+        record[at..at + 4].copy_from_slice(&word.to_le_bytes());
+    };
     if layout.bits == 8 {
-        values[byte] = value;
+        (0..8).for_each(|n| put(n, quad(n)));
         return;
     }
-    values[byte] |= (value & 15) << shift;
+    const NIBBLES: u32 = 0x0F0F_0F0F;
+    (0..4).for_each(|n| put(n, (quad(2 * n) & NIBBLES) | ((quad(2 * n + 1) & NIBBLES) << 4)));
     if layout.bits > 4 {
-        let (byte, shift) = high(layout, row, column);
-        values[byte] |= (value >> 4) << shift;
+        let each = layout.bits - 4;
+        let (quads, mask) = (8 / each, 0x0101_0101 * ((1 << each) - 1));
+        for n in 0..each {
+            let high = |i: usize| ((quad(n * quads + i) >> 4) & mask) << (i * each);
+            put(4 + n, (0..quads).map(high).fold(0, |word, high| word | high));
+        }
     }
 }
 

@@ -2,7 +2,7 @@ use candle_core::{Device, quantized::GgmlDType, quantized::ggml_file::qtensor_fr
 use half::f16;
 
 use super::*;
-use crate::{Input, Matrix, Pool, Product, matrix::multiply_at};
+use crate::{Input, Matrix, Order, Pool, Product, matrix::multiply_at};
 
 /// Random blocks whose scales are small numbers, as in real files.
 pub(crate) fn blocks(source: Source, rows: usize, columns: usize, seed: u32) -> Vec<u8> {
@@ -51,16 +51,17 @@ fn dtype(source: Source) -> GgmlDType {
 fn values_are_what_the_blocks_say() {
     let mut pool = Pool::new("test", 2).unwrap();
     for source in Source::ALL {
-        let (rows, columns) = (13, 512);
+        let (rows, columns) = (18, 512);
+        let order = Order::Unpaired { head: 6 };
         let bytes = blocks(source, rows, columns, 3);
         let reference = qtensor_from_ggml(dtype(source), &bytes, vec![rows, columns], &Device::Cpu).unwrap();
         let reference: Vec<Vec<f32>> = reference.dequantize(&Device::Cpu).unwrap().to_vec2().unwrap();
-        let matrix = QuantMatrix::pack(&mut pool, source, rows, columns, &bytes, |row| rows - 1 - row);
+        let matrix = QuantMatrix::pack(&mut pool, source, rows, columns, &bytes, order).unwrap();
         assert_eq!(matrix.bytes() as u64, source.packed_bytes(rows as u64, columns as u64));
         let mut ours = vec![0.0; columns];
         for row in 0..rows {
             matrix.row(row, &mut ours);
-            let theirs = &reference[rows - 1 - row];
+            let theirs = &reference[order.from(row)];
             let largest = theirs.iter().fold(0.0f32, |m, x| m.max(x.abs()));
             for (column, (ours, theirs)) in ours.iter().zip(theirs).enumerate() {
                 let off = (ours - theirs).abs();
@@ -82,8 +83,9 @@ fn products_are_right_and_alone() {
             let columns = elements * blocks_a_row;
             let mut pool = Pool::new("test", threads).unwrap();
             let bytes = blocks(source, rows, columns, 11);
-            let matrix =
-                Matrix::Quant(QuantMatrix::pack(&mut pool, source, rows, columns, &bytes, |row| row));
+            let matrix = Matrix::Quant(
+                QuantMatrix::pack(&mut pool, source, rows, columns, &bytes, Order::Stored).unwrap(),
+            );
             let mut input = Input::default();
             for (i, x) in input.start(count, columns).iter_mut().enumerate() {
                 *x = ((i * 37 + 11) % 101) as f32 / 50.0 - 1.0;
@@ -130,7 +132,7 @@ fn integer_sums_hold_the_largest_values() {
             }
         }
         for row in 0..PANEL {
-            (0..BLOCK).for_each(|column| portable::put(layout, &mut record, row, column, largest));
+            portable::put(layout, &mut record, row, &[largest; BLOCK]);
         }
         let matrix = Matrix::Quant(QuantMatrix { rows: PANEL, columns: BLOCK, layout, data: record });
         let mut input = Input::default();
@@ -152,7 +154,8 @@ fn integer_sums_hold_the_largest_values() {
 fn what_is_no_number_stays_none() {
     let mut pool = Pool::new("test", 1).unwrap();
     let bytes = blocks(Source::Q4_1, 8, 64, 5);
-    let matrix = Matrix::Quant(QuantMatrix::pack(&mut pool, Source::Q4_1, 8, 64, &bytes, |row| row));
+    let matrix =
+        Matrix::Quant(QuantMatrix::pack(&mut pool, Source::Q4_1, 8, 64, &bytes, Order::Stored).unwrap());
     let mut input = Input::default();
     input.start(1, 64)[40] = f32::NAN;
     input.ready(&mut pool, [&matrix]);

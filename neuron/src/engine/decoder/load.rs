@@ -1,10 +1,9 @@
-//! A decoder out of its files, a tensor at a time, so that no more than one is in memory twice.
+//! A decoder out of its files, a tensor at a time.
 
 use neuron_kernels::{
-    Matrix, Pool,
-    dense::{DenseMatrix, Float},
+    Matrix, Order, Pool,
+    dense::Float,
     kv::{KV_BLOCK, KvCache, KvShape},
-    quant::QuantMatrix,
 };
 
 use super::{
@@ -13,11 +12,7 @@ use super::{
     layer::{FeedForward, Layer, Projection},
     rope::Rotary,
 };
-use crate::engine::{
-    ModelError, Room, Shape, Weights,
-    shape::Scaling,
-    weights::{Files, Kind, Raw},
-};
+use crate::engine::{ModelError, Room, Shape, Weights, shape::Scaling, weights::Files};
 
 /// How keys and values are held.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
@@ -114,16 +109,11 @@ impl Reader<'_> {
     fn projection(&mut self, name: &str, heads: u64) -> Result<Projection, ModelError> {
         let architecture = self.shape.architecture;
         let paired = matches!(self.weights.files, Files::Gguf { .. }) && architecture.gguf_has_pairs();
-        let half = self.shape.head_dim as usize / 2;
-        let unpair = |row: usize| {
-            let (head, within) = (row / (2 * half), row % (2 * half));
-            head * 2 * half + 2 * (within % half) + within / half
+        let order = match paired && heads > 0 {
+            true => Order::Unpaired { head: self.shape.head_dim as usize },
+            false => Order::Stored,
         };
-        let raw = self.weights.read(&format!("{name}.weight"), None)?;
-        let matrix = match paired && heads > 0 {
-            true => self.pack(&raw, unpair),
-            false => self.pack(&raw, |row| row),
-        };
+        let matrix = self.weights.tensor(&format!("{name}.weight"), None)?.matrix(self.pool, order)?;
         let bias = architecture.has_qkv_bias().then(|| self.vector(&format!("{name}.bias"))).transpose()?;
         let normed = architecture.has_qk_norm() && heads > 0;
         let norm = normed.then(|| self.norm(&format!("{name}_norm.weight"))).transpose()?;
@@ -153,33 +143,14 @@ impl Reader<'_> {
     }
 
     fn matrix(&mut self, name: &str, expert: Option<u64>) -> Result<Matrix, ModelError> {
-        let raw = self.weights.read(name, expert)?;
-        Ok(self.pack(&raw, |row| row))
+        self.weights.tensor(name, expert)?.matrix(self.pool, Order::Stored)
     }
 
-    fn pack(&mut self, raw: &Raw, order: impl Fn(usize) -> usize + Sync) -> Matrix {
-        let Raw { rows, columns, kind, bytes } = raw;
-        match kind {
-            Kind::Quant(source) => {
-                Matrix::Quant(QuantMatrix::pack(self.pool, *source, *rows, *columns, bytes, order))
-            }
-            Kind::Float(float) => {
-                Matrix::Dense(DenseMatrix::pack(self.pool, *float, *rows, *columns, bytes, order))
-            }
-        }
+    fn vector(&self, name: &str) -> Result<Vec<f32>, ModelError> {
+        self.weights.tensor(name, None)?.floats()
     }
 
-    fn vector(&mut self, name: &str) -> Result<Vec<f32>, ModelError> {
-        let raw = self.weights.read(name, None)?;
-        match raw.kind {
-            Kind::Float(float) => Ok(float.to_f32(&raw.bytes)),
-            Kind::Quant(source) => {
-                Err(ModelError(format!("tensor {name} is {source:?}, and must be floats")))
-            }
-        }
-    }
-
-    fn norm(&mut self, name: &str) -> Result<Vec<f32>, ModelError> {
+    fn norm(&self, name: &str) -> Result<Vec<f32>, ModelError> {
         let mut norm = self.vector(name)?;
         let as_converted = matches!(self.weights.files, Files::Gguf { .. });
         if self.shape.architecture.norms_lack_one() && !as_converted {

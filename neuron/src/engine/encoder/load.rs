@@ -2,13 +2,13 @@
 
 use std::sync::Arc;
 
-use neuron_kernels::{Matrix, Pool, dense::DenseMatrix, ops};
+use neuron_kernels::{Order, Pool, ops};
 
 use super::{Buffers, Encoder, EncoderForm, Layer, Linear, Norm, Table, form::norm_names};
 use crate::{
     engine::{
         ModelError, Room, Weights,
-        weights::{Files, Kind, Raw},
+        weights::{Files, StoredTensor},
     },
     safetensors::Safetensors,
 };
@@ -49,9 +49,8 @@ impl Reader<'_> {
     }
 
     fn words(&self) -> Result<Table, ModelError> {
-        let raw = self.read(&self.embeddings("word_embeddings.weight"))?;
-        let Kind::Float(float) = raw.kind else { return Err(no_float(&raw)) };
-        Ok(Table { float, bytes: raw.bytes })
+        let words = self.tensor(&self.embeddings("word_embeddings.weight"))?;
+        Ok(Table { float: words.float()?, bytes: words.bytes()? })
     }
 
     /// With the first sentence's kind added, from a text's first on.
@@ -83,11 +82,8 @@ impl Reader<'_> {
     }
 
     fn linear(&mut self, name: &str) -> Result<Linear, ModelError> {
-        let raw = self.read(&format!("{name}.weight"))?;
-        let Kind::Float(float) = raw.kind else { return Err(no_float(&raw)) };
-        let (rows, columns) = (raw.rows, raw.columns);
-        let matrix = DenseMatrix::pack(self.pool, float, rows, columns, &raw.bytes, |row| row);
-        Ok(Linear { matrix: Matrix::Dense(matrix), bias: self.vector(&format!("{name}.bias"))? })
+        let matrix = self.tensor(&format!("{name}.weight"))?.matrix(self.pool, Order::Stored)?;
+        Ok(Linear { matrix, bias: self.vector(&format!("{name}.bias"))? })
     }
 
     fn norm(&self, name: &str) -> Result<Norm, ModelError> {
@@ -96,18 +92,10 @@ impl Reader<'_> {
     }
 
     fn vector(&self, name: &str) -> Result<Vec<f32>, ModelError> {
-        let raw = self.read(name)?;
-        match raw.kind {
-            Kind::Float(float) => Ok(float.to_f32(&raw.bytes)),
-            Kind::Quant(_) => Err(no_float(&raw)),
-        }
+        self.tensor(name)?.floats()
     }
 
-    fn read(&self, name: &str) -> Result<Raw, ModelError> {
-        self.weights.read_own(self.files, name)
+    fn tensor(&self, name: &str) -> Result<StoredTensor, ModelError> {
+        self.weights.own_tensor(self.files, name)
     }
-}
-
-fn no_float(raw: &Raw) -> ModelError {
-    ModelError(format!("a tensor is {:?}, and must be floats", raw.kind))
 }
