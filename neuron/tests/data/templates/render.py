@@ -7,9 +7,14 @@ Run it in this folder after a change (`pip install transformers jinja2`):
 Or with a folder of other templates, each NAME.jinja, to get a `renderings.json` there:
 
     python render.py FOLDER
+
+Or to get no more than the hashes of those renderings, which say nothing of what the templates say, into `real.json`:
+
+    python render.py FOLDER --hashes
 """
 
 import copy
+import hashlib
 import json
 import sys
 from pathlib import Path
@@ -257,13 +262,38 @@ def template(path):
     return {"bos": settings["bos"], "eos": settings["eos"], "renderings": renderings}
 
 
+def line(value):
+    return json.dumps(value, ensure_ascii=False)
+
+
+def write_hashes(made):
+    """One line a template: what each rendering is, by the first half of its SHA-256."""
+    lines = []
+    for name, value in made.items():
+        cases = []
+        for case in value["renderings"]:
+            case = dict(case)
+            rendered = case.pop("rendered", None)
+            if rendered is not None:
+                # Dates change from day to day, and so would the hash.
+                if "{DATE:" in rendered:
+                    continue
+                case["sha256"] = hashlib.sha256(rendered.encode()).hexdigest()[:32]
+            cases.append(case)
+        spellings = f'"bos": {line(value["bos"])}, "eos": {line(value["eos"])}'
+        renderings = ",\n".join(map(line, cases))
+        lines.append(f'{line(name)}: {{{spellings}, "renderings": [\n{renderings}\n]}}')
+    (HERE / "real.json").write_text('{{"templates": {{\n{}\n}}}}\n'.format(",\n".join(lines)))
+
+
 def main():
     folder = Path(sys.argv[1]) if len(sys.argv) > 1 else HERE
     chat_template_utils.datetime = Today
     made = {path.stem: template(path) for path in sorted(folder.glob("*.jinja"))}
-
-    def line(value):
-        return json.dumps(value, ensure_ascii=False)
+    if "--hashes" in sys.argv:
+        # Those for training differ in marks that no prompt shows.
+        write_hashes({name: value for name, value in made.items() if not name.endswith("_training")})
+        return
 
     # One line a rendering, so that a change shows as the lines that it changes.
     conversations = [f"{line(name)}: {line({'tools': [], **value})}" for name, value in CONVERSATIONS.items()]
