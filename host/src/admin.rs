@@ -29,7 +29,7 @@ pub fn metrics_router(gateway: &Arc<Gateway>) -> Router {
 }
 
 /// `GET /admin/status`, `/admin/requests`, `/admin/requests/{id}`, `/admin/policies`, `/admin/usage`; `POST /admin/load`,
-/// `/admin/unload`, `/admin/drain`, `/admin/pin`; `PUT /admin/policies/{name}`
+/// `/admin/plan-load`, `/admin/unload`, `/admin/drain`, `/admin/pin`; `PUT /admin/policies/{name}`
 pub fn admin_router(gateway: &Arc<Gateway>) -> Router {
     // A path has its methods in one role's routes, or axum would let one of them in the place of the other.
     let of = |role: Role, routes: Router<Arc<Gateway>>| {
@@ -47,6 +47,7 @@ pub fn admin_router(gateway: &Arc<Gateway>) -> Router {
         .route("/admin/policies", get(async |State(gateway): State<Arc<Gateway>>| Json(policies(&gateway))));
     let done = Router::new()
         .route("/admin/load", post(operate::load))
+        .route("/admin/plan-load", post(operate::plan_load))
         .route("/admin/unload", post(operate::unload))
         .route("/admin/drain", post(operate::drain))
         .route("/admin/pin", post(operate::pin));

@@ -4,6 +4,7 @@ mod check;
 mod explain;
 mod operate;
 mod plan;
+mod plan_load;
 mod policy;
 mod serve;
 mod status;
@@ -32,6 +33,8 @@ enum Command {
     Explain(explain::Args),
     /// Load a model now
     Load(operate::LoadArgs),
+    /// Say what loading a model would take, and who would leave for it
+    PlanLoad(plan_load::Args),
     /// Unload a model
     Unload(operate::UnloadArgs),
     /// Give a neuron nothing new
@@ -60,6 +63,7 @@ pub fn run(cli: Cli) -> anyhow::Result<()> {
         Command::Serve(args) => serve::run(&args.config),
         Command::Status(args) => status::run(&args),
         Command::Explain(args) => explain::run(&args),
+        Command::PlanLoad(args) => plan_load::run(&args),
         Command::Load(args) => operate::load(&args),
         Command::Unload(args) => operate::unload(&args),
         Command::Drain(args) => operate::drain(&args),

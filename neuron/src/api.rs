@@ -97,6 +97,7 @@ pub(crate) fn router(app: Arc<App>) -> Router {
         .route("/models", get(meta::models))
         .route("/watch", get(watch::watch))
         .route("/models/load", post(lifecycle::load))
+        .route("/models/preflight", post(lifecycle::preflight))
         .route("/models/unload", post(lifecycle::unload))
         .route("/models/{*path}", get(lifecycle::about))
         .route("/defrag", post(lifecycle::defrag))

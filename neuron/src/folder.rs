@@ -50,6 +50,8 @@ pub enum Problem {
     TensorBytes { name: String, bytes: u64, needed: u64 },
     #[error("tensor {name} ends at byte {end}, but the file has {len}")]
     TensorPastEnd { name: String, end: u64, len: u64 },
+    #[error("tensors {first} and {second} lie over each other")]
+    Overlap { first: String, second: String },
     /// A type that is known, but not computed with.
     #[error("tensor {name} is {dtype}, which neuron cannot compute with")]
     Format { name: String, dtype: &'static str },

@@ -97,6 +97,8 @@ pub enum GgufError {
     Shape { name: String, dims: Vec<u64> },
     #[error("tensor {name} ends at byte {end}, but the file has {len}")]
     TensorPastEnd { name: String, end: u64, len: u64 },
+    #[error("tensors {first} and {second} lie over each other")]
+    Overlap { first: String, second: String },
     #[error("{0} is missing")]
     Missing(String),
     #[error("{key} is not {expected}")]
@@ -141,18 +143,23 @@ impl Header {
     }
 
     fn check_extents(&self) -> Result<(), GgufError> {
+        let mut places = Vec::with_capacity(self.tensors.len());
         for (name, tensor) in &self.tensors {
             let Some(bytes) = tensor.bytes() else { continue };
             let end = self.data_offset.checked_add(tensor.offset).and_then(|start| start.checked_add(bytes));
             match end {
-                Some(end) if end <= self.file_len => {}
+                Some(end) if end <= self.file_len => places.push((tensor.offset, bytes, name)),
                 _ => {
                     let end = end.unwrap_or(u64::MAX);
                     return Err(GgufError::TensorPastEnd { name: name.clone(), end, len: self.file_len });
                 }
             }
         }
-        Ok(())
+        places.sort_unstable();
+        match places.windows(2).find(|two| two[0].0 + two[0].1 > two[1].0) {
+            Some(two) => Err(GgufError::Overlap { first: two[0].2.clone(), second: two[1].2.clone() }),
+            None => Ok(()),
+        }
     }
 
     /// `general.architecture`.

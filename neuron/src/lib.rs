@@ -15,9 +15,12 @@ pub mod device;
 mod embeds;
 pub mod engine;
 mod folder;
+#[cfg(any(test, fuzzing))]
+pub mod fuzzing;
 pub mod gguf;
 mod grammar;
 mod host;
+mod look;
 pub mod manage;
 pub mod memory;
 pub mod packed;

@@ -47,9 +47,9 @@ impl Texts {
         self.ends.is_empty()
     }
 
-    /// Bytes of all of them together.
-    pub fn bytes(&self) -> usize {
-        self.text.len()
+    /// Bytes of memory.
+    pub(crate) fn held_bytes(&self) -> usize {
+        self.text.capacity() + self.ends.capacity() * size_of::<u32>()
     }
 
     /// Gives back what it has room for beyond what is in it.
@@ -63,6 +63,11 @@ impl Pieces {
     pub fn push(&mut self, bytes: impl IntoIterator<Item = u8>) {
         self.bytes.extend(bytes);
         self.ends.push(end(self.bytes.len()));
+    }
+
+    /// Bytes of memory.
+    pub(crate) fn held_bytes(&self) -> usize {
+        self.bytes.capacity() + self.ends.capacity() * size_of::<u32>()
     }
 
     /// `None` past the last.

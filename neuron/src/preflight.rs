@@ -92,7 +92,8 @@ pub fn fit(
     limits: CacheLimits,
     free_mb: u64,
 ) -> Result<(Room, Estimate), LoadError> {
-    let estimate = |room| Estimate::new(&checked.weights, &checked.plan, limits.format, room);
+    let text_bytes = checked.text.held_bytes();
+    let estimate = |room| Estimate::new(&checked.weights, &checked.plan, text_bytes, limits.format, room);
     let fits = |room| check_memory(model_id, &estimate(room), free_mb);
     let mut context = checked.context;
     if limits.kv_cache_mb > 0 {

@@ -52,12 +52,15 @@ impl Progress {
     pub(crate) fn of(&self, model: &str) -> LoadProgress {
         let now = self.lock();
         let (done, total) = (now.done.load(Relaxed), now.total);
+        let speed = speed(done, now.from, now.since.elapsed().as_secs_f64());
         LoadProgress {
             model: model.to_owned(),
             phase: now.phase,
             bytes_done: if total > 0 { done.min(total) } else { done },
             bytes_total: total,
-            seconds_left: seconds_left(done, now.from, total, now.since.elapsed().as_secs_f64()),
+            #[expect(clippy::cast_possible_truncation, clippy::cast_sign_loss, reason = "of bytes")]
+            bytes_per_sec: speed.map(|speed| speed as u64),
+            seconds_left: speed.and_then(|speed| seconds_left(done, total, speed)),
             failure: None,
         }
     }
@@ -67,15 +70,17 @@ impl Progress {
     }
 }
 
-/// By the speed so far, which the first moments say little about.
-fn seconds_left(done: u64, from: u64, total: u64, seconds: f64) -> Option<f64> {
+/// Bytes a second of a phase that began with `from` done; `None`: the first moments say little about it.
+#[expect(clippy::cast_precision_loss, reason = "an estimate")]
+fn speed(done: u64, from: u64, seconds: f64) -> Option<f64> {
     let moved = done.saturating_sub(from);
-    if moved == 0 || total == 0 || seconds < 0.5 {
-        return None;
-    }
-    #[expect(clippy::cast_precision_loss, reason = "an estimate")]
-    let left = total.saturating_sub(done) as f64 / moved as f64 * seconds;
-    Some((left * 10.0).round() / 10.0)
+    (moved > 0 && seconds >= 0.5).then(|| moved as f64 / seconds)
+}
+
+/// What is left at that speed, in tenths of seconds.
+#[expect(clippy::cast_precision_loss, reason = "an estimate")]
+fn seconds_left(done: u64, total: u64, speed: f64) -> Option<f64> {
+    (total > 0).then(|| (total.saturating_sub(done) as f64 / speed * 10.0).round() / 10.0)
 }
 
 #[cfg(test)]
@@ -84,13 +89,17 @@ mod tests {
 
     #[test]
     fn the_rest_takes_as_long_as_what_is_done_did() {
-        assert_eq!(seconds_left(25, 0, 100, 1.0), Some(3.0));
-        assert_eq!(seconds_left(0, 0, 100, 1.0), None);
-        assert_eq!(seconds_left(25, 0, 0, 1.0), None);
-        assert_eq!(seconds_left(25, 0, 100, 0.1), None);
+        let left = |done, from, total, seconds| {
+            speed(done, from, seconds).and_then(|speed| seconds_left(done, total, speed))
+        };
+        assert_eq!(left(25, 0, 100, 1.0), Some(3.0));
+        assert_eq!(left(0, 0, 100, 1.0), None);
+        assert_eq!(left(25, 0, 0, 1.0), None);
+        assert_eq!(left(25, 0, 100, 0.1), None);
         // What was there before says nothing of the speed.
-        assert_eq!(seconds_left(60, 50, 100, 1.0), Some(4.0));
-        assert_eq!(seconds_left(50, 50, 100, 1.0), None);
+        assert_eq!(left(60, 50, 100, 1.0), Some(4.0));
+        assert_eq!(left(50, 50, 100, 1.0), None);
+        assert_eq!(speed(60, 50, 2.0), Some(5.0));
     }
 
     #[test]

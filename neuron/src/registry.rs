@@ -57,6 +57,16 @@ pub(crate) enum LoadFailure {
     Engine(String),
 }
 
+impl LoadFailure {
+    /// Seconds after which the same load may succeed by itself.
+    pub(crate) fn passes_in(&self) -> Option<u64> {
+        match self {
+            Self::Preflight(error) => error.passes_in(),
+            Self::Request(_) | Self::Engine(_) => None,
+        }
+    }
+}
+
 /// Why a model is still there.
 #[derive(Debug, thiserror::Error)]
 pub(crate) enum UnloadFailure {

@@ -23,6 +23,8 @@ pub(crate) use cache::{files as cached_files, is_name, snapshot as cached_snapsh
 use choose::Choice;
 pub(crate) use choose::SAFETENSORS;
 use download::Download;
+#[cfg(any(test, fuzzing))]
+pub(crate) use download::fuzz_journal;
 pub(crate) use download::{Content, sha256};
 use hub::Hub;
 pub(crate) use hub::failed;

@@ -22,6 +22,9 @@ use crate::{
 /// Steps of one rendering; past it the template is taken for one that loops.
 const FUEL: u64 = 50_000_000;
 
+/// Bytes of the engine's filters, tests and functions.
+const BESIDE: usize = 64 << 10;
+
 /// A model's chat template.
 pub struct ChatTemplate {
     env: Environment<'static>,
@@ -32,7 +35,8 @@ pub struct ChatTemplate {
     pub(crate) notation: Notation,
     /// Where thoughts begin and end.
     pub(crate) thoughts: Option<Marks>,
-    takes_tools: bool,
+    /// It has a place for tools of its own.
+    pub(crate) takes_tools: bool,
 }
 
 /// The names of the two templates that a model may have.
@@ -112,6 +116,13 @@ impl ChatTemplate {
         let thoughts = Marks::of_template(source);
         let (bos, eos) = (bos.to_owned(), eos.to_owned());
         Ok(Self { env, bos, eos, guard, notation, thoughts, takes_tools })
+    }
+
+    /// Bytes of memory, about.
+    pub(crate) fn held_bytes(&self) -> usize {
+        let sources = self.env.templates().map(|(_, template)| template.source().len());
+        // The engine keeps an instruction of some bytes for each word.
+        BESIDE + sources.map(|bytes| bytes * 10).sum::<usize>()
     }
 
     /// The prompt, ready for the assistant to go on; marked, so it is for [`Tokenizer::encode_guarded`].

@@ -12,6 +12,9 @@ use crate::{
     tokenizer::{Tokenizer, TokenizerError},
 };
 
+/// Bytes of compiled patterns, about: their tables of letters, and the states that they get as text comes.
+const PATTERNS: usize = 2 << 20;
+
 /// Tokenizer and template of one model.
 #[derive(Debug)]
 pub struct TextModel {
@@ -68,6 +71,12 @@ impl TextModel {
     /// does not take such a conversation.
     pub fn render_history(&self, conversation: &Conversation) -> Option<String> {
         self.template.as_ref()?.render_history(conversation).ok()
+    }
+
+    /// Bytes of memory, about: tokenizer, template, and what their patterns take as they are used.
+    pub(crate) fn held_bytes(&self) -> u64 {
+        let template = self.template.as_ref().map_or(0, ChatTemplate::held_bytes);
+        (self.tokenizer.held_bytes() + template + PATTERNS) as u64
     }
 
     /// What compiles grammars for this model's answers.

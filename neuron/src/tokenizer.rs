@@ -8,6 +8,7 @@ mod folder;
 mod gguf;
 mod guard;
 mod library;
+mod memory;
 mod merge;
 mod pre;
 mod settings;
@@ -193,6 +194,15 @@ impl Tokenizer {
     /// Tokens that `bytes` of text have at least.
     pub fn fewest(&self, bytes: usize) -> usize {
         bytes.div_ceil(self.longest.max(1))
+    }
+
+    /// Bytes of memory, about.
+    pub(crate) fn held_bytes(&self) -> usize {
+        let words = match &self.scheme {
+            Scheme::Gguf(words) => words.held_bytes(),
+            Scheme::Library(words) => words.held_bytes(),
+        };
+        words + self.vocab.held_bytes() + self.pieces.held_bytes()
     }
 
     /// Number of ids.

@@ -9,6 +9,7 @@ use axum::Json;
 use axum::body::Bytes;
 use axum::extract::{Path, State};
 use axum::http::StatusCode;
+use futures_util::future::join_all;
 use serde::Deserialize;
 use serde::de::DeserializeOwned;
 use serde_json::{Value, json};
@@ -70,6 +71,20 @@ pub(super) async fn load(State(gateway): State<Arc<Gateway>>, body: Bytes) -> An
         return Err(Refused(StatusCode::CONFLICT, message));
     }
     Ok(Json(json!({"status": "loaded", "model": model.id, "nodes": places(&gateway, &model)})))
+}
+
+/// `POST /admin/plan-load {model, node?}`: what a load would take on each neuron, and who would leave for it.
+pub(super) async fn plan_load(State(gateway): State<Arc<Gateway>>, body: Bytes) -> Answer {
+    let asked: OfModel = parse(&body)?;
+    let model = catalogued(&gateway, &asked.model)?;
+    let nodes: Vec<Arc<Node>> = match &asked.node {
+        Some(name) => vec![view(&gateway, name)?.node.clone()],
+        None => gateway.fleet.now().nodes.iter().map(|view| view.node.clone()).collect(),
+    };
+    // All at once: a slow one holds nobody up.
+    let asking = nodes.iter().filter(|node| node.offer().is_none());
+    let foreseen = join_all(asking.map(|node| gateway.loads.foresee(node, &model))).await;
+    Ok(Json(json!({"model": model.id, "nodes": foreseen})))
 }
 
 /// `POST /admin/unload {model, node?, drain?}`

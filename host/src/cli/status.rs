@@ -148,8 +148,14 @@ fn under_way(load: &Value) -> String {
         _ => String::new(),
     };
     let left = progress["seconds_left"].as_f64().map(|s| format!(", {s:.0} s left")).unwrap_or_default();
+    let speed = progress["bytes_per_sec"].as_f64();
+    let speed = speed.map(|bytes| format!(", {:.1} MB/s", bytes / 1e6)).unwrap_or_default();
     let phase = progress["phase"].as_str().or(load["doing"].as_str()).unwrap_or("loading");
-    format!("{}{on}: {phase}{moved}{left}, {seconds:.0} s, {} waiting", text(&load["model"]), load["waiters"])
+    format!(
+        "{}{on}: {phase}{moved}{speed}{left}, {seconds:.0} s, {} waiting",
+        text(&load["model"]),
+        load["waiters"]
+    )
 }
 
 /// Ten cells and a percentage.
@@ -221,7 +227,7 @@ mod tests {
                 {"name": "c", "state": "up", "draining": "operator", "devices": [], "models": []},
                 {"name": "b", "state": "down", "error": "not reachable", "devices": [], "models": []}],
             "loads": [{"model": "x", "node": "a", "doing": "loading", "seconds": 3.2, "waiters": 2,
-                       "progress": {"phase": "reading", "bytes_done": 3, "bytes_total": 9, "seconds_left": 6.0}},
+                       "progress": {"phase": "reading", "bytes_done": 3, "bytes_total": 9, "bytes_per_sec": 2_500_000, "seconds_left": 6.0}},
                       {"model": "y", "node": "", "doing": "waiting for room", "seconds": 1.0, "waiters": 0}],
             "queues": [{"model": "x", "waiting": 2, "oldest_secs": 3.1}],
             "policies": [

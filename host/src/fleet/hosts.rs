@@ -5,7 +5,8 @@ use super::listen::{Deaf, Listener};
 use super::{Node, offer};
 use crate::upstream::{Upstream, UpstreamError};
 use neuron_protocol::{
-    Defragged, Discovery, Health, LoadRequest, LoadResponse, ModelInfo, UnloadRequest, UnloadResponse,
+    Defragged, Discovery, Health, LoadRequest, LoadResponse, ModelInfo, Preflight, UnloadRequest,
+    UnloadResponse,
 };
 use serde::Serialize;
 use serde::de::DeserializeOwned;
@@ -33,6 +34,13 @@ pub trait Hosts: Send + Sync + 'static {
         request: &'a LoadRequest,
         limit: Duration,
     ) -> Answer<'a, LoadResponse>;
+    /// What a load would take.
+    fn preflight<'a>(
+        &'a self,
+        node: &'a Node,
+        request: &'a LoadRequest,
+        limit: Duration,
+    ) -> Answer<'a, Preflight>;
     fn unload<'a>(
         &'a self,
         node: &'a Node,
@@ -90,6 +98,15 @@ impl Hosts for Upstream {
         limit: Duration,
     ) -> Answer<'a, LoadResponse> {
         told(self, node, "/models/load", request, limit)
+    }
+
+    fn preflight<'a>(
+        &'a self,
+        node: &'a Node,
+        request: &'a LoadRequest,
+        limit: Duration,
+    ) -> Answer<'a, Preflight> {
+        told(self, node, "/models/preflight", request, limit)
     }
 
     fn unload<'a>(

@@ -2,7 +2,7 @@
 
 mod limit;
 mod on_node;
-mod refused;
+pub(super) mod refused;
 
 use super::desk::Desk;
 use super::evict::NotNow;

@@ -145,14 +145,36 @@ pub fn why_nobody(fleet: &Fleet, model: &Model, catalogued: bool) -> String {
     format!("no neuron can serve {}: {}", model.id, reasons.join("; "))
 }
 
+/// Why the node is not given the model, whatever room it has.
+pub(super) fn barred(view: &NodeView, model: &Model) -> Option<String> {
+    barred_first(view).map(str::to_owned).or_else(|| barred_from_it(view, model))
+}
+
+fn barred_first(view: &NodeView) -> Option<&'static str> {
+    match view {
+        view if !view.reachable() => Some("is down"),
+        view if view.node.draining().is_some() => Some("is being drained"),
+        _ => None,
+    }
+}
+
+fn barred_from_it(view: &NodeView, model: &Model) -> Option<String> {
+    match view {
+        view if view.node.offer().is_some() => Some("is an upstream that does not have it".to_owned()),
+        view if !model.allowed_on(&view.node.name) => Some("is not in its pinned_on".to_owned()),
+        view if !view.discovery.harnesses.contains(&model.harness) => {
+            Some(format!("has no harness {:?}", model.harness))
+        }
+        _ => None,
+    }
+}
+
 fn why_not(view: &NodeView, model: &Model, catalogued: bool) -> String {
     let wanted = per_device_mb(&view.node, model).max(model.min_device_vram_mb.unwrap_or(0));
     let large = view.discovery.devices.iter().filter(|device| device.vram_total_mb >= wanted).count();
     let servable = find(view, model).and_then(|found| found.info.servable.as_ref());
-    if !view.reachable() {
-        "is down".to_owned()
-    } else if view.node.draining().is_some() {
-        "is being drained".to_owned()
+    if let Some(barred) = barred_first(view) {
+        barred.to_owned()
     } else if let Some(left) = view.node.left_alone_for() {
         format!("kept failing and is tried again in {} s", left.as_secs() + 1)
     } else if let Some(reason) = servable.filter(|s| !s.ok).map(|s| s.reason.as_deref().unwrap_or("unknown"))
@@ -160,12 +182,8 @@ fn why_not(view: &NodeView, model: &Model, catalogued: bool) -> String {
         format!("has it and cannot serve it ({reason})")
     } else if !catalogued {
         "does not have it".to_owned()
-    } else if view.node.offer().is_some() {
-        "is an upstream that does not have it".to_owned()
-    } else if !model.allowed_on(&view.node.name) {
-        "is not in its pinned_on".to_owned()
-    } else if !view.discovery.harnesses.contains(&model.harness) {
-        format!("has no harness {:?}", model.harness)
+    } else if let Some(barred) = barred_from_it(view, model) {
+        barred
     } else if large < model.min_devices as usize {
         format!("has {large} of {} devices with {wanted} MiB", model.min_devices)
     } else {

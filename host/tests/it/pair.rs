@@ -141,6 +141,22 @@ async fn what_operators_type() {
     let json: Value = serde_json::from_slice(&json.stdout).unwrap();
     assert_eq!(json["nodes"][0]["state"], "up");
 
+    // What it would take, before it is loaded and after.
+    let plan = |args: &[&str]| cortex(&[&["plan-load", ALIAS, "--url", &pair.admin_url], args].concat());
+    let planned = plan(&[]);
+    succeeds(&planned);
+    let planned = String::from_utf8(planned.stdout).unwrap();
+    assert!(planned.contains("only  fits on device 0:") && planned.contains("for 8192 tokens"), "{planned}");
+    let planned: Value = serde_json::from_slice(&plan(&["--json"]).stdout).unwrap();
+    let looked = &planned["nodes"][0]["preflight"];
+    assert!(looked["weights_mb"].as_u64() > Some(80) && looked["text_mb"].as_u64() > Some(0), "{planned}");
+    assert_eq!(pair.neuron_client.get("/models").await.json(), json!([]));
+    succeeds(&cortex(&["load", ALIAS, "--url", &pair.admin_url]));
+    let planned = String::from_utf8(plan(&["--node", "only"]).stdout).unwrap();
+    assert!(planned.contains("it is loaded there"), "{planned}");
+    let unknown = cortex(&["plan-load", "nothing", "--url", &pair.admin_url]);
+    assert!(!unknown.status.success());
+
     // As documented: by the service's own configuration, without the service's secrets.
     let theirs = pair.dir.path().join("theirs.toml");
     let admin = pair.admin_url.strip_prefix("http://").unwrap();

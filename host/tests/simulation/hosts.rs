@@ -6,7 +6,7 @@ use cortex::upstream::UpstreamError;
 use http::StatusCode;
 use neuron_protocol::{
     Defragged, Device, DeviceHealth, Discovery, Health, LoadRequest, LoadResponse, ModelInfo, ModelLoad,
-    ModelStatus, StillNeeded, UnloadMode, UnloadRefused, UnloadRequest, UnloadResponse, feature,
+    ModelStatus, Preflight, StillNeeded, UnloadMode, UnloadRefused, UnloadRequest, UnloadResponse, feature,
 };
 use serde_json::json;
 use std::collections::{BTreeMap, BTreeSet};
@@ -263,6 +263,18 @@ impl Hosts for SimHosts {
                 ..ModelInfo::default()
             };
             Ok(node.residents.iter().map(info).collect())
+        }))
+    }
+
+    fn preflight<'a>(
+        &'a self,
+        node: &'a Node,
+        request: &'a LoadRequest,
+        _: Duration,
+    ) -> Answer<'a, Preflight> {
+        Box::pin(self.answer(node, |_| {
+            let (model_id, mb) = (request.model_id.clone(), self.weights[&request.model_id].mb);
+            Ok(Preflight { model_id, weights_mb: mb, required_mb: mb, ..Preflight::default() })
         }))
     }
 

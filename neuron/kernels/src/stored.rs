@@ -4,6 +4,7 @@
 //! no tensor is in memory as a whole beside what is made of it.
 
 use std::{
+    cell::Cell,
     io,
     ops::Range,
     sync::{Mutex, PoisonError},
@@ -13,6 +14,11 @@ use crate::Pool;
 
 /// Bytes that a task reads at once, or one panel's where that is more.
 const PIECE: usize = 128 << 10;
+
+thread_local! {
+    /// A piece that was read here, for the next one to be read into.
+    static BYTES: Cell<Vec<u8>> = const { Cell::new(Vec::new()) };
+}
 
 /// Bytes that can be read from anywhere by several threads.
 pub trait Stored: Sync {
@@ -111,8 +117,17 @@ impl Rows<'_> {
         lanes: usize,
         panel: &impl Fn(usize, &[&[u8]]),
     ) -> io::Result<()> {
-        let mut bytes = vec![0; range.len() * self.row_len];
-        self.stored.read(range.start * self.row_len, &mut bytes)?;
+        let mut bytes = BYTES.take();
+        bytes.resize(range.len() * self.row_len, 0);
+        let read = self.stored.read(range.start * self.row_len, &mut bytes);
+        if read.is_ok() {
+            self.each_of(&bytes, range, lanes, panel);
+        }
+        BYTES.set(bytes);
+        read
+    }
+
+    fn each_of(self, bytes: &[u8], range: Range<usize>, lanes: usize, panel: &impl Fn(usize, &[&[u8]])) {
         let row = |row: usize| {
             let at = (self.order.from(row) - range.start) * self.row_len;
             &bytes[at..at + self.row_len]
@@ -123,7 +138,6 @@ impl Rows<'_> {
             rows.extend((first..(first + lanes).min(range.end)).map(row));
             panel(first / lanes, &rows);
         }
-        Ok(())
     }
 }
 

@@ -49,6 +49,8 @@ pub mod feature {
     pub const LOAD_PROGRESS: &str = "load-progress";
     /// `mode`, `min_idle_ms`, `generation` and `holder` of an unload.
     pub const CONDITIONAL_UNLOAD: &str = "conditional-unload";
+    /// `POST /models/preflight`.
+    pub const PREFLIGHT: &str = "preflight";
     /// `POST /defrag`.
     pub const DEFRAG: &str = "defrag";
     /// `POST /models/park` and `POST /models/wake`.

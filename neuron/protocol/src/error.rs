@@ -151,6 +151,17 @@ pub enum LoadError {
 }
 
 impl LoadError {
+    /// Seconds after which the same load may succeed with nobody doing anything about it; `None`: it will not. Then
+    /// the refusal is about the model and how it is asked for, else about the node and its network.
+    pub fn passes_in(&self) -> Option<u64> {
+        match self {
+            Self::InsufficientVram { .. } | Self::RepoFetchFailed { .. } => Some(2),
+            Self::RateLimited { retry_after_secs, .. } => Some(retry_after_secs.unwrap_or(60)),
+            Self::OfflineAndNotCached { .. } | Self::InsufficientDisk { .. } => Some(60),
+            _ => None,
+        }
+    }
+
     /// One sentence for a person: what is wrong and what to do.
     #[expect(clippy::too_many_lines, reason = "one for each kind")]
     pub fn message(&self) -> String {

@@ -11,6 +11,7 @@ mod lifecycle;
 mod model;
 pub mod model_id;
 pub mod prefix;
+mod preflight;
 mod watch;
 
 pub use discovery::{Device, Discovery, Version, feature};
@@ -21,4 +22,5 @@ pub use lifecycle::{
     UnloadRefused, UnloadRefusedBody, UnloadRequest, UnloadResponse,
 };
 pub use model::{Cost, Limit, ModelInfo, ModelStatus, Servable};
+pub use preflight::Preflight;
 pub use watch::{LoadFailed, LoadPhase, LoadProgress, Prefix, PrefixChanges, Snapshot, WatchEvent};

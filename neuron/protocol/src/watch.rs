@@ -50,7 +50,10 @@ pub struct LoadProgress {
     /// Bytes that it moves; 0 = unknown.
     #[serde(default)]
     pub bytes_total: u64,
-    /// An estimate by the speed so far.
+    /// The speed so far.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub bytes_per_sec: Option<u64>,
+    /// An estimate by that speed.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub seconds_left: Option<f64>,
     /// With `failed`: what a load that was waited for would have been answered, status and body.

@@ -183,8 +183,13 @@ impl IntoResponse for LifecycleError {
             }
             Self::Body(error) => problem(error.status, error.body.message),
             Self::Load(failure) => {
+                let passes_in = failure.passes_in();
                 let (status, body) = load_failure(failure);
-                (status, Json(body)).into_response()
+                let mut response = (status, Json(body)).into_response();
+                if let Some(seconds) = passes_in {
+                    response.headers_mut().insert(header::RETRY_AFTER, seconds.into());
+                }
+                response
             }
         };
         with_retry_after(response)
@@ -222,7 +227,7 @@ pub(super) fn load_failed(failure: LoadFailure) -> LoadFailed {
 /// Every answer after which the same request may succeed says when.
 fn with_retry_after(mut response: Response) -> Response {
     let retryable = [StatusCode::SERVICE_UNAVAILABLE, StatusCode::INSUFFICIENT_STORAGE];
-    if retryable.contains(&response.status()) {
+    if retryable.contains(&response.status()) && !response.headers().contains_key(header::RETRY_AFTER) {
         response.headers_mut().insert(header::RETRY_AFTER, RETRY_SECS.into());
     }
     response

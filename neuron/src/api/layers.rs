@@ -65,9 +65,8 @@ fn needed(path: &str) -> Option<Scope> {
     match path {
         "/" | "/health" | "/version" => None,
         "/tokenize" => Some(Scope::Infer),
-        "/defrag" | "/models/load" | "/models/unload" | "/models/park" | "/models/wake" => {
-            Some(Scope::Lifecycle)
-        }
+        "/defrag" | "/models/load" | "/models/preflight" | "/models/unload" | "/models/park"
+        | "/models/wake" => Some(Scope::Lifecycle),
         path if path.starts_with("/v1/") => Some(Scope::Infer),
         path if path.starts_with(super::HUB) => Some(Scope::Files),
         _ => Some(Scope::Registry),

@@ -10,7 +10,7 @@ use axum::{
     response::{IntoResponse, Response},
 };
 use neuron_protocol::{
-    Capabilities, Defragged, Endpoint, LoadRequest, LoadResponse, UnloadRequest, UnloadResponse,
+    Capabilities, Defragged, Endpoint, LoadRequest, LoadResponse, Preflight, UnloadRequest, UnloadResponse,
 };
 use serde::de::DeserializeOwned;
 use serde_json::Value;
@@ -32,6 +32,15 @@ pub(super) async fn load(
         false => (StatusCode::ACCEPTED, "loading"),
     };
     Ok((code, Json(LoadResponse { status: status.to_owned() })))
+}
+
+/// What a load would take, or why it cannot be.
+pub(super) async fn preflight(
+    State(app): State<Arc<App>>,
+    body: Body,
+) -> Result<Json<Preflight>, LifecycleError> {
+    let request: LoadRequest = typed(body).await?;
+    app.registry.preflight(&request).await.map(Json).map_err(LifecycleError::Load)
 }
 
 pub(super) async fn unload(

@@ -51,9 +51,15 @@ pub(super) fn discover(registry: &Registry) -> Discovery {
         harnesses: vec!["candle".to_owned()],
         cuda_unavailable_reason: Some(host::why_no_cuda().to_owned()),
         max_prompt_tokens: registry.config.engine.max_context,
-        features: [feature::WATCH, feature::LOAD_PROGRESS, feature::CONDITIONAL_UNLOAD, feature::DEFRAG]
-            .map(str::to_owned)
-            .into(),
+        features: [
+            feature::WATCH,
+            feature::LOAD_PROGRESS,
+            feature::CONDITIONAL_UNLOAD,
+            feature::PREFLIGHT,
+            feature::DEFRAG,
+        ]
+        .map(str::to_owned)
+        .into(),
     }
 }
 
@@ -153,7 +159,13 @@ fn not_servable(mut model: ModelInfo, reason: &str, detail: &str) -> ModelInfo {
 
 /// What the model can do.
 pub(super) fn capabilities(ready: &Ready) -> Vec<String> {
-    let text = (!ready.encodes).then_some("text");
-    let embeddings = ready.embeds().map(|_| "embeddings");
-    text.into_iter().chain(embeddings).map(str::to_owned).collect()
+    let template = ready.text.template.as_ref().filter(|_| !ready.encodes);
+    // A template that knows no tools gets them in words, which a model may make nothing of.
+    let said = [
+        ("text", !ready.encodes),
+        ("tools", template.is_some_and(|template| template.takes_tools)),
+        ("reasoning", template.is_some_and(|template| template.thoughts.is_some())),
+        ("embeddings", ready.embeds().is_some()),
+    ];
+    said.iter().filter(|(_, can)| *can).map(|(name, _)| (*name).to_owned()).collect()
 }

@@ -18,36 +18,41 @@ const QUANTIZED: u64 = 2;
 pub struct Estimate {
     /// There from the load on.
     pub weights_mb: u64,
+    /// Tokenizer and template, in the host's memory; there from the load on.
+    pub text_mb: u64,
     /// Keys and values of all the tokens that may be cached.
     pub cache_mb: u64,
-    /// The largest step; the largest tensor, which is read before it is packed.
+    /// The largest step.
     pub activations_mb: u64,
 }
 
 impl Estimate {
-    /// For `room` beside the weights.
-    pub fn new(weights: &Weights, plan: &Blueprint, kv: KvFormat, room: Room) -> Self {
-        match plan {
+    /// For `room` beside the weights. `text_bytes`: what the text side holds.
+    pub fn new(weights: &Weights, plan: &Blueprint, text_bytes: u64, kv: KvFormat, room: Room) -> Self {
+        let computing = match plan {
             Blueprint::Decoder(shape) => Self::of_decoder(weights, shape, kv, room),
             Blueprint::Encoder(form) => Self {
                 weights_mb: mb(form.weights_bytes()),
                 cache_mb: 0,
+                text_mb: 0,
                 activations_mb: mb(form.step_bytes(room.context, crate::config::cores())),
             },
             Blueprint::Candle(form) => Self::of_candle(form, room),
-        }
+        };
+        Self { text_mb: mb(text_bytes), ..computing }
     }
 
     fn of_candle(form: &Form, room: Room) -> Self {
         Self {
             weights_mb: mb(form.weights_bytes),
+            text_mb: 0,
             cache_mb: mb(form.position_bytes * room.cached),
             activations_mb: mb(form.step_bytes(room.context)),
         }
     }
 
     fn of_decoder(weights: &Weights, shape: &Shape, kv: KvFormat, room: Room) -> Self {
-        let (mut held, mut largest) = (0, 0);
+        let mut held = 0;
         for (name, dims) in shape.tensors() {
             let columns = dims[0];
             // Each expert is packed by itself.
@@ -57,9 +62,7 @@ impl Estimate {
                 held += columns * F32;
                 continue;
             }
-            let packed = kind.packed_bytes(rows, columns);
-            held += packed * experts;
-            largest = packed.max(largest);
+            held += kind.packed_bytes(rows, columns) * experts;
         }
         let tokens = MAX_BATCH_TOKENS as u64;
         let heads = (shape.heads + 2 * shape.kv_heads) * shape.head_dim;
@@ -73,14 +76,20 @@ impl Estimate {
         let step = tokens * each + 2 * MAX_SEQUENCES as u64 * shape.vocab * F32;
         Self {
             weights_mb: mb(held),
+            text_mb: 0,
             cache_mb: mb(room.cached.div_ceil(16) * kv_shape(shape, kv).block_bytes() as u64),
-            activations_mb: mb(step.max(largest)),
+            activations_mb: mb(step),
         }
     }
 
     /// All of it, MiB.
     pub fn total_mb(&self) -> u64 {
-        self.weights_mb + self.cache_mb + self.activations_mb
+        self.loaded_mb() + self.working_mb()
+    }
+
+    /// What is taken by the load, MiB.
+    pub fn loaded_mb(&self) -> u64 {
+        self.weights_mb + self.text_mb
     }
 
     /// What is taken only as requests come, MiB.

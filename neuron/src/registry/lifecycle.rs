@@ -8,11 +8,14 @@ use std::{
 };
 
 use neuron_kernels::quant::Target;
-use neuron_protocol::{LoadError, LoadPhase, LoadRequest, UnloadMode, UnloadRequest, model_id::ModelId};
+use neuron_protocol::{
+    LoadError, LoadPhase, LoadRequest, Preflight, UnloadMode, UnloadRequest, model_id::ModelId,
+};
 
 use super::{Entry, LoadFailure, Ready, Registry, State, UnloadFailure};
 use crate::{
     device::Stats,
+    look::look,
     preflight::{self, Checked},
     sources,
 };
@@ -23,25 +26,7 @@ impl Registry {
     pub(crate) async fn load(self: &Arc<Self>, request: LoadRequest) -> Result<bool, LoadFailure> {
         check_request(&request)?;
         let canonical = self.canonical(&request.model_id)?;
-        if let Some(tp_size) = request.tensor_parallel.filter(|size| *size > 1) {
-            let cached = sources::resolve_cached(&self.config, &request.model_id)?;
-            let is_folder = cached.is_some_and(|resolved| resolved.path.is_dir());
-            let gguf_quants = match is_folder {
-                true => Vec::new(),
-                false => sources::quants(&self.config, &request.model_id).await?,
-            };
-            if gguf_quants.is_empty() {
-                let text =
-                    format!("tensor_parallel is {tp_size}, and there is one device here; leave it out");
-                return Err(LoadFailure::Request(text));
-            }
-            return Err(LoadFailure::from(LoadError::TpRequiresSafetensors {
-                gguf_quants,
-                model_id: request.model_id,
-                tp_size,
-                suggestion: "load it without tensor_parallel".to_owned(),
-            }));
-        }
+        self.check_shards(&request).await?;
         loop {
             let entry = self.entry_or_load(&canonical, &request);
             if request.wait == Some(false) && matches!(entry.state(), State::Loading) {
@@ -57,6 +42,36 @@ impl Registry {
                 State::Loading | State::Unloading(_) | State::Gone => {}
             }
         }
+    }
+
+    /// What a load would take, with what is free now; nothing is loaded.
+    pub(crate) async fn preflight(&self, request: &LoadRequest) -> Result<Preflight, LoadFailure> {
+        check_request(request)?;
+        self.canonical(&request.model_id)?;
+        self.check_shards(request).await?;
+        let free_mb = self.memory().free_mb;
+        Ok(look(&self.config, &request.model_id, request.quant.as_deref(), free_mb).await?)
+    }
+
+    /// A model in parts on several devices, of which there is one here.
+    async fn check_shards(&self, request: &LoadRequest) -> Result<(), LoadFailure> {
+        let Some(tp_size) = request.tensor_parallel.filter(|size| *size > 1) else { return Ok(()) };
+        let cached = sources::resolve_cached(&self.config, &request.model_id)?;
+        let is_folder = cached.is_some_and(|resolved| resolved.path.is_dir());
+        let gguf_quants = match is_folder {
+            true => Vec::new(),
+            false => sources::quants(&self.config, &request.model_id).await?,
+        };
+        if gguf_quants.is_empty() {
+            let text = format!("tensor_parallel is {tp_size}, and there is one device here; leave it out");
+            return Err(LoadFailure::Request(text));
+        }
+        Err(LoadFailure::from(LoadError::TpRequiresSafetensors {
+            gguf_quants,
+            model_id: request.model_id.clone(),
+            tp_size,
+            suggestion: "load it without tensor_parallel".to_owned(),
+        }))
     }
 
     fn entry_or_load(self: &Arc<Self>, canonical: &str, request: &LoadRequest) -> Arc<Entry> {
@@ -116,10 +131,13 @@ impl Registry {
         let (batched, encodes) = (plan.is_batched(), plan.encodes());
         let (key, stats) = (self.device.new_key(), Arc::new(Stats::default()));
         entry.progress.enter_counted(LoadPhase::Reading, size, weights.counter());
+        let reading = Instant::now();
         let load = self.device.load(key, weights, plan, room, Arc::clone(&stats));
         load.await.map_err(|e| LoadFailure::Engine(e.to_string()))?;
         let seconds = started.elapsed().as_secs_f64();
-        tracing::info!(model = %id, seconds, context, memory_mb = estimate.total_mb(), "the model is loaded");
+        #[expect(clippy::cast_precision_loss, reason = "a figure for people")]
+        let mb_per_sec = (size as f64 / 1e6 / reading.elapsed().as_secs_f64().max(1e-6)).round();
+        tracing::info!(model = %id, seconds, mb_per_sec, context, memory_mb = estimate.total_mb(), "the model is loaded");
         let end = text.tokenizer.end_ids().into();
         // While the turn is held: whoever has it next must see this model's memory as taken.
         let (generation, since) = (self.generations.fetch_add(1, Ordering::Relaxed) + 1, Instant::now());

@@ -58,10 +58,17 @@ pub(super) fn read(
     let mut json = vec![0; usize::try_from(header_len).unwrap_or(0)];
     fill(&mut input, &mut json, len, "its header")?;
     let Header(infos) = serde_json::from_slice(&json).map_err(|e| Problem::NotJson(e.to_string()))?;
-    infos
+    let tensors = infos
         .into_iter()
         .map(|(name, info)| Ok((name.clone(), info.check(name, data_start, len, number)?)))
-        .collect()
+        .collect::<Result<BTreeMap<String, Tensor>, Problem>>()?;
+    let mut places: Vec<(u64, u64, &String)> =
+        tensors.iter().map(|(name, tensor)| (tensor.start, tensor.len, name)).collect();
+    places.sort_unstable();
+    match places.windows(2).find(|two| two[0].0 + two[0].1 > two[1].0) {
+        Some(two) => Err(Problem::Overlap { first: two[0].2.clone(), second: two[1].2.clone() }),
+        None => Ok(tensors),
+    }
 }
 
 fn fill(input: &mut impl Read, into: &mut [u8], len: u64, what: &'static str) -> Result<(), Problem> {

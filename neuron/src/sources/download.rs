@@ -24,6 +24,8 @@ use super::{
 use crate::progress::Progress;
 use coming::{Coming, Trouble};
 pub(crate) use digest::{Content, sha256};
+#[cfg(any(test, fuzzing))]
+pub(crate) use partial::fuzz as fuzz_journal;
 
 /// Files that are asked about at a time.
 const HEADS: usize = 8;

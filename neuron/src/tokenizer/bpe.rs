@@ -50,6 +50,10 @@ impl Bpe {
         Ok(Self { merges: table, bytes, ignores_merges })
     }
 
+    pub(super) fn held_bytes(&self) -> usize {
+        self.merges.allocation_size() + size_of_val(&*self.bytes)
+    }
+
     /// Appends the ids of a word. `merger`: made once for many words.
     pub(super) fn encode(
         &self,

@@ -156,6 +156,13 @@ impl Tokens<'_> {
 }
 
 impl Words {
+    pub(super) fn held_bytes(&self) -> usize {
+        match &self.merges {
+            Merges::Bpe { bpe, .. } => bpe.held_bytes(),
+            Merges::Spm { spm, .. } => spm.held_bytes(),
+        }
+    }
+
     pub(super) fn encode(&self, vocab: &Vocab, text: &str, control: Control) -> Vec<u32> {
         let mut ids = Vec::with_capacity(text.len() / 3 + 8);
         self.encode_fragments(vocab, text, control, &mut true, &mut ids);

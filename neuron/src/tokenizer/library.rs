@@ -6,11 +6,16 @@
 
 use serde_json::Value;
 use tokenizers::{
-    Model as _, NormalizedString, Normalizer as _, OffsetReferential, OffsetType, PreTokenizedString,
-    PreTokenizer as _, Token, normalizer::Range,
+    Model as _, ModelWrapper, NormalizedString, Normalizer as _, OffsetReferential, OffsetType,
+    PreTokenizedString, PreTokenizer as _, Token, normalizer::Range,
 };
 
-use super::{Control, MARK, PIECE_BYTES, added::Added, pre};
+use super::{
+    Control, MARK, PIECE_BYTES,
+    added::Added,
+    memory::{allocated, table_bytes},
+    pre,
+};
 
 /// How text becomes ids.
 pub(super) struct Words {
@@ -28,6 +33,22 @@ impl Words {
     pub(super) fn new(library: tokenizers::Tokenizer, added: Added, normalized: Added) -> Self {
         let is_cut = splits_words(&library) && !normalized.has_space();
         Self { library, added, normalized, is_cut }
+    }
+
+    /// The library does not say it: what its tables of the vocabulary and of the merges take.
+    pub(super) fn held_bytes(&self) -> usize {
+        let model = self.library.get_model();
+        let vocab = model.get_vocab();
+        let texts: usize = vocab.keys().map(|text| allocated(text.len())).sum();
+        let characters: usize = vocab.keys().map(String::len).sum();
+        let strings = |times: usize| times * (table_bytes(vocab.len(), size_of::<(String, u32)>()) + texts);
+        match model {
+            // About as many merges as entries.
+            ModelWrapper::BPE(_) => strings(2) + table_bytes(vocab.len(), size_of::<[u32; 4]>()),
+            ModelWrapper::WordPiece(_) | ModelWrapper::WordLevel(_) => strings(2),
+            // And a tree of all characters, each with a table of its own.
+            ModelWrapper::Unigram(_) => strings(2) + characters * 100,
+        }
     }
 
     pub(super) fn encode(&self, text: &str, control: Control) -> Vec<u32> {

@@ -3,7 +3,11 @@
 
 use std::{cmp::Ordering, collections::HashMap};
 
-use super::{PIECE_BYTES, merge::Merger};
+use super::{
+    PIECE_BYTES,
+    memory::{allocated, table_bytes},
+    merge::Merger,
+};
 
 /// What a space is written as in pieces.
 pub(super) const SPACE: char = '\u{2581}';
@@ -36,6 +40,11 @@ impl Spm {
         let at_once =
             if pieces.keys().all(|text| word_end(text, 0).is_none()) { PIECE_BYTES } else { usize::MAX };
         Self { pieces, bytes, at_once }
+    }
+
+    pub(super) fn held_bytes(&self) -> usize {
+        let texts: usize = self.pieces.keys().map(|text| allocated(text.len())).sum();
+        table_bytes(self.pieces.len(), size_of::<(Box<str>, Piece)>()) + texts
     }
 
     /// Appends the ids of `text`, in which spaces are [`SPACE`] already.

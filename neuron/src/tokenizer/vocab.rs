@@ -53,6 +53,10 @@ impl Vocab {
         &self.texts
     }
 
+    pub(super) fn held_bytes(&self) -> usize {
+        self.texts.held_bytes() + self.ids.allocation_size()
+    }
+
     pub(super) fn len(&self) -> usize {
         self.texts.len()
     }

@@ -48,6 +48,8 @@ async fn what_preflight_refuses_has_a_kind_fields_and_words() {
         assert_eq!((reply.status.as_u16(), error["kind"].as_str()), (status, Some(kind)), "{error}");
         assert!(error["message"].as_str().is_some_and(|m| m.len() > 20), "{error}");
         assert!(!error[field].is_null(), "{error}");
+        // What may pass by itself says when to ask again.
+        assert_eq!(reply.headers.contains_key("retry-after"), kind == "offline_and_not_cached", "{error}");
     };
     let other = |quant: &str| json!({ "model_id": format!("{MODEL}@main2"), "quant": quant });
     check(json!({ "model_id": "org/none" }), 422, "offline_and_not_cached", "cause").await;
@@ -82,6 +84,30 @@ async fn what_preflight_refuses_has_a_kind_fields_and_words() {
     let reply = client.post("/models/load", json!({ "model_id": "test/qwen3", "tensor_parallel": 2 })).await;
     let words = reply.json()["error"].to_string();
     assert!(reply.status == 400 && words.contains("one device"), "{words}");
+}
+
+#[tokio::test]
+async fn preflight_says_what_a_load_would_take_and_loads_nothing() {
+    let hub = tiny_hub();
+    crate::references::install(hub.path(), "qwen3");
+    let daemon = Daemon::start(hub.path(), "").await;
+    let client = daemon.client();
+    let ask = async |body: serde_json::Value| client.post("/models/preflight", body).await;
+    let reply = ask(json!({ "model_id": TINY })).await;
+    let said = reply.json();
+    assert_eq!(reply.status, 200, "{said}");
+    assert_eq!((&said["architecture"], &said["engine"]), (&json!("llama"), &json!("batched")));
+    let mb = |key: &str| said[key].as_u64().unwrap();
+    let parts = mb("weights_mb") + mb("text_mb") + mb("cache_mb") + mb("activations_mb");
+    assert!(mb("required_mb") > parts && mb("free_mb") > 0, "{said}");
+    assert_eq!(client.json("/models").await, json!([]));
+
+    // As by the load.
+    let reply = ask(json!({ "model_id": TINY, "quant": "Q9" })).await;
+    assert_eq!((reply.status.as_u16(), &reply.json()["error"]["kind"]), (422, &json!("quant_not_found")));
+    assert_eq!(ask(json!({ "model_id": TINY, "tensor_parallel": 2 })).await.status, 422);
+    assert_eq!(ask(json!({ "model_id": TINY, "harness": "vllm" })).await.status, 400);
+    assert_eq!(ask(json!({ "model_id": "test/qwen3", "quant": "q4k" })).await.status, 200);
 }
 
 #[tokio::test]

@@ -11,6 +11,7 @@ mod choices;
 mod completions;
 mod download;
 mod embeddings;
+mod estimate;
 mod folders;
 mod foreign_bytes;
 mod forward;

@@ -55,6 +55,11 @@ const SINGLE: [(&str, f32); 21] = [
     ("starcoder2", 5e-6),
 ];
 
+/// Of all folders.
+pub(crate) fn names() -> impl Iterator<Item = &'static str> {
+    MODELS.iter().map(|(name, ..)| *name).chain(SINGLE.iter().map(|(name, _)| *name))
+}
+
 struct Reference {
     prompt: Vec<u32>,
     vocab: usize,

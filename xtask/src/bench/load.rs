@@ -96,7 +96,7 @@ fn loads(dir: &Path, figures: &mut Map<String, Value>) -> Result<()> {
         ureq::post(format!("{url}{path}")).content_type("application/json").send(&body)?;
         Ok(started.elapsed().as_secs_f64())
     };
-    let before = memory(running.0.id(), "VmRSS")?;
+    let before = memory(running.0.id(), "RssAnon")?;
     let (mut reads, mut loads, mut ratios) = (Vec::new(), Vec::new(), Vec::new());
     let mut buffer = vec![0; 1 << 20];
     for round in 0..=ROUNDS {
@@ -104,8 +104,10 @@ fn loads(dir: &Path, figures: &mut Map<String, Value>) -> Result<()> {
         if round == 0 {
             let (resident, peak) = (memory(running.0.id(), "VmRSS")?, memory(running.0.id(), "VmHWM")?);
             figures.insert("peak_over_resident".into(), json!(peak / resident));
-            let estimated = said["weights_mb"].as_f64().context("the estimate")? * 1024.0;
-            let taken = resident - before;
+            let part = |name: &str| said[name].as_f64().context("the estimate");
+            let estimated = (part("weights_mb")? + part("text_mb")?) * 1024.0;
+            // Without the program's own pages, which come in as they are run.
+            let taken = memory(running.0.id(), "RssAnon")? - before;
             figures.insert("estimate_error_percent".into(), json!((estimated - taken) / taken * 100.0));
         }
         post("/models/unload")?;

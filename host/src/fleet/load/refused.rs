@@ -6,9 +6,10 @@ use crate::fleet::Node;
 use crate::fleet::plan::Need;
 use crate::upstream::UpstreamError;
 use http::StatusCode;
+use neuron_protocol::LoadError;
 
-/// A node's refusal as every waiter gets it. A 422 is about the model, the rest about the node.
-pub(super) fn failure(node: &Node, model: &Model, error: &UpstreamError) -> LoadFailure {
+/// A node's refusal as every waiter gets it. A 422 is about the model, the rest about the node; so is one that passes.
+pub(in crate::fleet) fn failure(node: &Node, model: &Model, error: &UpstreamError) -> LoadFailure {
     let UpstreamError::Status { status, body } = error else {
         return LoadFailure {
             status: StatusCode::SERVICE_UNAVAILABLE,
@@ -22,8 +23,10 @@ pub(super) fn failure(node: &Node, model: &Model, error: &UpstreamError) -> Load
     let text = inner["message"].as_str().or(inner.as_str()).unwrap_or(body);
     let code =
         inner["kind"].as_str().or(said["code"].as_str()).or(inner["code"].as_str()).unwrap_or("load_failed");
+    let known: Option<LoadError> = serde_json::from_value(inner.clone()).ok();
+    let passes = known.is_some_and(|error| error.passes_in().is_some());
     let status = match *status {
-        StatusCode::UNPROCESSABLE_ENTITY => StatusCode::UNPROCESSABLE_ENTITY,
+        StatusCode::UNPROCESSABLE_ENTITY if !passes => StatusCode::UNPROCESSABLE_ENTITY,
         _ => StatusCode::SERVICE_UNAVAILABLE,
     };
     LoadFailure {
@@ -35,7 +38,7 @@ pub(super) fn failure(node: &Node, model: &Model, error: &UpstreamError) -> Load
 }
 
 /// What the model needs, where a node refused it with a 507 that says how much it wants and has.
-pub(super) fn need(error: &UpstreamError) -> Option<Need> {
+pub(in crate::fleet) fn need(error: &UpstreamError) -> Option<Need> {
     let UpstreamError::Status { status: StatusCode::INSUFFICIENT_STORAGE, body } = error else { return None };
     let said: serde_json::Value = serde_json::from_str(body).ok()?;
     let [required, free] = ["required_mb", "free_mb"].map(|key| said["error"][key].as_u64());

@@ -76,11 +76,12 @@ impl QuantMatrix {
                 float.widen(bytes, block * BLOCK, &mut floats);
                 for (group, x) in floats.chunks_exact(layout.group).enumerate() {
                     let fit = if layout.min { with_minimum(layout, x) } else { symmetric(layout, x) };
-                    (decoded.scales[group], decoded.mins[group]) = (fit.scale, fit.min);
+                    let half = |x: f32| f16::from_f32(x).to_bits();
+                    (decoded.scales[group], decoded.mins[group]) = (half(fit.scale), half(fit.min));
                     let values = &mut decoded.values[group * layout.group..];
                     values.iter_mut().zip(x).for_each(|(q, x)| *q = fit.round(layout, *x));
                 }
-                decoded.put(layout, row, out);
+                decoded.put(layout, 1, row, out);
             }
         })
     }

@@ -6,7 +6,10 @@
 
 use std::io;
 
-use half::f16;
+use half::{
+    f16,
+    slice::{HalfBitsSliceExt, HalfFloatSliceExt},
+};
 
 use super::{BLOCK, Layout, PANEL, QuantMatrix, portable};
 use crate::{
@@ -30,16 +33,16 @@ pub enum Source {
     Q6K,
 }
 
-/// A block, decoded: unsigned values, and scale and minimum of each of the layout's groups.
+/// A block, decoded: unsigned values, and scale and minimum of each of the layout's groups, halves.
 pub(super) struct Decoded {
     pub(super) values: [u8; 256],
-    pub(super) scales: [f32; 16],
-    pub(super) mins: [f32; 16],
+    pub(super) scales: [u16; 16],
+    pub(super) mins: [u16; 16],
 }
 
 impl Default for Decoded {
     fn default() -> Self {
-        Self { values: [0; 256], scales: [0.0; 16], mins: [0.0; 16] }
+        Self { values: [0; 256], scales: [0; 16], mins: [0; 16] }
     }
 }
 
@@ -93,15 +96,29 @@ impl Source {
         self.layout().packed_bytes(rows, columns)
     }
 
+    /// A row of blocks into its place in a panel.
+    #[inline(always)]
+    fn put_row(self, row: usize, blocks: &[u8], out: &mut [u8]) {
+        let ((elements, len), layout) = (self.block(), self.layout());
+        let mut decoded = Decoded::default();
+        let records = out.chunks_exact_mut(elements / BLOCK * layout.record());
+        for (block, out) in blocks.chunks_exact(len).zip(records) {
+            self.decode(block, &mut decoded);
+            decoded.put(layout, elements / BLOCK, row, out);
+        }
+    }
+
+    #[inline(always)]
     fn decode(self, block: &[u8], out: &mut Decoded) {
-        let half = |at: usize| f16::from_le_bytes([block[at], block[at + 1]]).to_f32();
+        let bits = |at: usize| u16::from_le_bytes([block[at], block[at + 1]]);
+        let half = |at: usize| f16::from_bits(bits(at)).to_f32();
         match self {
             Self::Q4_0 | Self::Q4_1 | Self::Q5_0 | Self::Q5_1 => {
                 let min = matches!(self, Self::Q4_1 | Self::Q5_1);
-                out.scales[0] = half(0);
+                out.scales[0] = bits(0);
                 let mut at = 2;
                 if min {
-                    out.mins[0] = half(2);
+                    out.mins[0] = bits(2);
                     at = 4;
                 }
                 let mut fifth = 0;
@@ -115,7 +132,7 @@ impl Source {
                 }
             }
             Self::Q8_0 => {
-                out.scales[0] = half(0);
+                out.scales[0] = bits(0);
                 for (value, byte) in out.values.iter_mut().zip(&block[2..34]) {
                     *value = byte.wrapping_add(128);
                 }
@@ -129,24 +146,28 @@ impl Source {
 }
 
 fn two(block: &[u8], scale: f32, min: f32, out: &mut Decoded) {
-    let (scales, bits) = (&block[..16], &block[16..80]);
-    for (group, packed) in scales.iter().enumerate() {
-        out.scales[group] = scale * f32::from(packed & 15);
-        out.mins[group] = -min * f32::from(packed >> 4);
+    let (packed, bits) = (&block[..16], &block[16..80]);
+    let (mut scales, mut mins) = ([0.0; 16], [0.0; 16]);
+    for (group, packed) in packed.iter().enumerate() {
+        scales[group] = scale * f32::from(packed & 15);
+        mins[group] = -min * f32::from(packed >> 4);
         let (part, shift, half) = (group / 8, group % 8 / 2 * 2, group % 2);
         for i in 0..16 {
             out.values[group * 16 + i] = (bits[part * 32 + half * 16 + i] >> shift) & 3;
         }
     }
+    halves(&scales, &mut out.scales);
+    halves(&mins, &mut out.mins);
 }
 
 fn three(block: &[u8], scale: f32, out: &mut Decoded) {
     let (thirds, bits, packed) = (&block[..32], &block[32..96], &block[96..108]);
+    let mut scales = [0.0; 16];
     for group in 0..16 {
         // Four bits in the first eight bytes, two in the last four.
         let low = if group < 8 { packed[group] & 15 } else { packed[group - 8] >> 4 };
         let high = (packed[8 + group % 4] >> (group / 4 * 2)) & 3;
-        out.scales[group] = scale * (f32::from(low | (high << 4)) - 32.0);
+        scales[group] = scale * (f32::from(low | (high << 4)) - 32.0);
         let (part, shift, half) = (group / 8, group % 8 / 2, group % 2);
         for i in 0..16 {
             let low = (bits[part * 32 + half * 16 + i] >> (shift * 2)) & 3;
@@ -154,10 +175,12 @@ fn three(block: &[u8], scale: f32, out: &mut Decoded) {
             out.values[group * 16 + i] = low | (third << 2);
         }
     }
+    halves(&scales, &mut out.scales);
 }
 
 fn four_or_five(five: bool, block: &[u8], scale: f32, min: f32, out: &mut Decoded) {
     let (packed, fifths) = (&block[4..16], &block[16..48]);
+    let (mut scales, mut mins) = ([0.0; 16], [0.0; 16]);
     let nibbles = if five { &block[48..176] } else { &block[16..144] };
     for group in 0..8 {
         let (s, m) = match group {
@@ -167,8 +190,8 @@ fn four_or_five(five: bool, block: &[u8], scale: f32, min: f32, out: &mut Decode
                 (packed[group + 4] >> 4) | ((packed[group] >> 6) << 4),
             ),
         };
-        out.scales[group] = scale * f32::from(s);
-        out.mins[group] = -min * f32::from(m);
+        scales[group] = scale * f32::from(s);
+        mins[group] = -min * f32::from(m);
         for i in 0..32 {
             let byte = nibbles[group / 2 * 32 + i];
             let low = if group % 2 == 0 { byte & 15 } else { byte >> 4 };
@@ -176,6 +199,8 @@ fn four_or_five(five: bool, block: &[u8], scale: f32, min: f32, out: &mut Decode
             out.values[group * 32 + i] = low | (fifth << 4);
         }
     }
+    halves(&scales, &mut out.scales);
+    halves(&mins, &mut out.mins);
 }
 
 fn six(block: &[u8], scale: f32, out: &mut Decoded) {
@@ -190,9 +215,13 @@ fn six(block: &[u8], scale: f32, out: &mut Decoded) {
             }
         }
     }
-    for (out, byte) in out.scales.iter_mut().zip(scales) {
-        *out = scale * f32::from(byte.cast_signed());
-    }
+    let scales: [f32; 16] = std::array::from_fn(|n| scale * f32::from(scales[n].cast_signed()));
+    halves(&scales, &mut out.scales);
+}
+
+/// All at once: one by one each asks anew what instructions there are.
+fn halves(from: &[f32; 16], to: &mut [u16; 16]) {
+    to.reinterpret_cast_mut::<f16>().convert_from_f32_slice(from);
 }
 
 impl QuantMatrix {
@@ -209,16 +238,19 @@ impl QuantMatrix {
     ) -> io::Result<Self> {
         let (elements, block_len) = source.block();
         assert!(columns.is_multiple_of(elements), "{columns} columns of {source:?}");
-        let (layout, row_len) = (source.layout(), columns / elements * block_len);
-        let of_block = elements / BLOCK * layout.record();
+        let row_len = columns / elements * block_len;
         let rows = Rows { stored, count: rows, row_len, order };
-        Self::filled(pool, layout, columns, rows, |row, bytes, out| {
-            let mut decoded = Decoded::default();
-            for (block, out) in bytes.chunks_exact(block_len).zip(out.chunks_exact_mut(of_block)) {
-                source.decode(block, &mut decoded);
-                decoded.put(layout, row, out);
-            }
-        })
+        // Once for each format, so that all that depends on it is worked out when this is compiled.
+        macro_rules! of {
+            ($($source:ident)*) => {
+                match source {
+                    $(Source::$source => Self::filled(pool, source.layout(), columns, rows, |row, bytes, out| {
+                        Source::$source.put_row(row, bytes, out);
+                    }),)*
+                }
+            };
+        }
+        of!(Q4_0 Q4_1 Q5_0 Q5_1 Q8_0 Q2K Q3K Q4K Q5K Q6K)
     }
 
     /// `put(row of its panel, what is stored of it, the panel)` for every row, on any thread.
@@ -242,17 +274,18 @@ impl QuantMatrix {
 }
 
 impl Decoded {
-    /// As one row's values of a few records.
-    pub(super) fn put(&self, layout: Layout, row: usize, out: &mut [u8]) {
-        let blocks = self.values.as_chunks::<BLOCK>().0;
+    /// As one row's values of `records`.
+    #[inline(always)]
+    pub(super) fn put(&self, layout: Layout, records: usize, row: usize, out: &mut [u8]) {
+        let blocks = self.values.as_chunks::<BLOCK>().0.iter().take(records);
         for ((n, record), values) in out.chunks_exact_mut(layout.record()).enumerate().zip(blocks) {
             for group in 0..layout.groups() {
                 let of_block = n * layout.groups() + group;
                 let at = portable::head(layout, group, row, false);
-                record[at].copy_from_slice(&f16::from_f32(self.scales[of_block]).to_le_bytes());
+                record[at].copy_from_slice(&self.scales[of_block].to_le_bytes());
                 if layout.min {
                     let at = portable::head(layout, group, row, true);
-                    record[at].copy_from_slice(&f16::from_f32(self.mins[of_block]).to_le_bytes());
+                    record[at].copy_from_slice(&self.mins[of_block].to_le_bytes());
                 }
             }
             portable::put(layout, record, row, values);

@@ -24,6 +24,7 @@ fn high(layout: Layout, row: usize, column: usize) -> (usize, u32) {
 }
 
 /// Stores a row's unsigned values of a record, all of them.
+#[inline(always)]
 pub(super) fn put(layout: Layout, record: &mut [u8], row: usize, values: &[u8; BLOCK]) {
     debug_assert!(values.iter().all(|value| u32::from(*value) < 1 << layout.bits));
     // Four columns at a time, as they lie side by side in a vector.
@@ -65,6 +66,7 @@ fn get(layout: Layout, record: &[u8], row: usize, column: usize) -> u8 {
 }
 
 /// Bytes of a group's scale (`minimum`: of its minimum) of a row.
+#[inline(always)]
 pub(super) fn head(layout: Layout, group: usize, row: usize, minimum: bool) -> std::ops::Range<usize> {
     let index = if minimum { layout.groups() + group } else { group };
     let at = (index * PANEL + row) * 2;

@@ -27,6 +27,11 @@ pub(super) struct Cut {
 }
 
 impl Cut {
+    /// What a journal of such a file begins with.
+    fn head(self) -> Vec<u8> {
+        [u64::from_le_bytes(MAGIC), self.size, self.first, self.piece].map(u64::to_le_bytes).concat()
+    }
+
     fn bounds(self) -> Vec<(u64, u64)> {
         let Self { size, first, piece } = self;
         let mut bounds = Vec::new();
@@ -55,7 +60,37 @@ pub(super) struct Piece {
     done: AtomicU64,
 }
 
+/// What a journal says of the pieces; `None`: it is no journal of a file that is cut so.
+fn read(journal: &[u8], cut: Cut) -> Option<Vec<Piece>> {
+    let done = journal.strip_prefix(&cut.head()[..])?;
+    let (done, rest) = done.as_chunks::<8>();
+    let bounds = cut.bounds();
+    if !rest.is_empty() || done.len() != bounds.len() {
+        return None;
+    }
+    let piece = |(bounds, done): ((u64, u64), &[u8; 8])| Piece::new(bounds, u64::from_le_bytes(*done));
+    Some(bounds.into_iter().zip(done).map(piece).collect())
+}
+
+/// Any bytes as the journal of a small file; for fuzzing.
+#[cfg(any(test, fuzzing))]
+pub(crate) fn fuzz(bytes: &[u8]) {
+    let cut = Cut { size: 100, first: 30, piece: 40 };
+    // The head has to be right, or hardly anything is ever read.
+    for journal in [bytes.to_vec(), [&cut.head(), bytes].concat()] {
+        let Some(pieces) = read(&journal, cut) else { continue };
+        let all: Vec<(u64, u64)> = pieces.iter().map(|piece| (piece.start, piece.end)).collect();
+        assert_eq!(all, [(0, 30), (30, 70), (70, 100)]);
+        assert!(pieces.iter().all(|piece| (piece.start..=piece.end).contains(&piece.next())));
+    }
+}
+
 impl Piece {
+    /// Of which no more is there than it has.
+    fn new((start, end): (u64, u64), done: u64) -> Self {
+        Self { start, end, done: AtomicU64::new(done.min(end - start)) }
+    }
+
     /// The first byte that is missing.
     pub(super) fn next(&self) -> u64 {
         self.start + self.done.load(Relaxed)
@@ -85,30 +120,20 @@ impl Partial {
         let (data, mut journal) = (open(&paths[0])?, open(&paths[1])?);
         let mut said = Vec::new();
         // One that is longer was never written here.
-        let bounds = cut.bounds();
-        let count = bounds.len();
+        let count = cut.bounds().len();
         (&mut journal).take((HEAD + 8 * count) as u64 + 1).read_to_end(&mut said)?;
-        let head = [u64::from_le_bytes(MAGIC), cut.size, cut.first, cut.piece].map(u64::to_le_bytes).concat();
-        let goes_on =
-            data.metadata()?.len() == cut.size && said.len() == HEAD + 8 * count && said[..HEAD] == head;
-        let done = |n: usize| {
-            let at = HEAD + 8 * n;
-            let bytes = said.get(at..at + 8).and_then(|bytes| bytes.try_into().ok());
-            bytes.filter(|_| goes_on).map_or(0, u64::from_le_bytes)
+        let known = read(&said, cut).filter(|_| data.metadata().is_ok_and(|data| data.len() == cut.size));
+        let pieces = match known {
+            Some(pieces) => pieces,
+            None => {
+                journal.set_len(0)?;
+                data.set_len(0)?;
+                data.set_len(cut.size)?;
+                journal.write_all_at(&cut.head(), 0)?;
+                journal.write_all_at(&vec![0; 8 * count], HEAD as u64)?;
+                cut.bounds().into_iter().map(|bounds| Piece::new(bounds, 0)).collect()
+            }
         };
-        let pieces = bounds.into_iter().enumerate().map(|(n, (start, end))| Piece {
-            start,
-            end,
-            done: AtomicU64::new(done(n).min(end - start)),
-        });
-        let pieces: Vec<Piece> = pieces.collect();
-        if !goes_on {
-            journal.set_len(0)?;
-            data.set_len(0)?;
-            data.set_len(cut.size)?;
-            journal.write_all_at(&head, 0)?;
-            journal.write_all_at(&vec![0; 8 * count], HEAD as u64)?;
-        }
         Ok(Self { data, journal, paths, pieces })
     }
 

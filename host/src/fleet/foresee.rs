@@ -1,0 +1,133 @@
+//! What loading a model would take on a node, and who would have to leave for it. Nothing is done about it.
+
+use super::load::refused;
+use super::place::{barred, find, per_device_mb};
+use super::plan::{Need, cheapest};
+use super::standing::Standing;
+use super::{Loads, Node, Why, poll};
+use crate::config::Model;
+use crate::upstream::UpstreamError;
+use neuron_protocol::{LoadRequest, Preflight, feature};
+use serde::Serialize;
+use std::sync::Arc;
+use std::time::Duration;
+
+/// What a node gets to look at a model, the beginnings of which it may have to fetch.
+const LIMIT: Duration = Duration::from_secs(60);
+
+/// A load on one node, foreseen.
+#[derive(Debug, Clone, Serialize)]
+pub struct Foreseen {
+    pub node: String,
+    pub outcome: Outcome,
+    /// What the node says that the model takes; not every node can.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub preflight: Option<Preflight>,
+    /// Where it would go.
+    pub devices: Vec<u32>,
+    /// Who would be unloaded for it, in order.
+    pub victims: Vec<String>,
+    /// Why not, or what speaks against it.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub message: Option<String>,
+    /// The node's kind of refusal.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub code: Option<String>,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Outcome {
+    /// It is there.
+    Resident,
+    /// There is room.
+    Fits,
+    /// There is room once its victims have gone.
+    AfterUnloading,
+    /// Not on this node, or not now.
+    Impossible,
+    /// Neither the node nor the catalogue says what it takes.
+    Unknown,
+}
+
+impl Loads {
+    /// Looks at the node, asks it what the model takes, and makes the plan that a load would make now.
+    pub async fn foresee(&self, node: &Arc<Node>, model: &Model) -> Foreseen {
+        poll::refresh(self, node).await;
+        let fleet = self.fleet.now();
+        let Some(view) = fleet.view(node) else {
+            return Foreseen::impossible(node, format!("node {} has left the fleet", node.name), None);
+        };
+        if find(view, model).is_some_and(|found| found.info.can_serve()) {
+            return Foreseen::new(node, Outcome::Resident);
+        }
+        if let Some(why) = barred(view, model) {
+            return Foreseen::impossible(node, why, None);
+        }
+        let (preflight, need) = match self.ask_for(node, view.discovery.has(feature::PREFLIGHT), model).await
+        {
+            Ok(looked) => looked,
+            Err(error) => {
+                let failure = refused::failure(node, model, &error);
+                match refused::need(&error) {
+                    Some(need) => (None, need),
+                    None => return Foreseen::impossible(node, failure.message, Some(failure.code)),
+                }
+            }
+        };
+        if need.mb == 0 {
+            return Foreseen { preflight, ..Foreseen::new(node, Outcome::Unknown) };
+        }
+        let config = self.config.load_full();
+        let may_go = |standing: &Standing| standing.is_free_for(Why::Operator) || standing.may_be_drained();
+        match cheapest(self, &config, view, model, need, &may_go) {
+            Ok(plan) => {
+                let outcome = if plan.victims.is_empty() { Outcome::Fits } else { Outcome::AfterUnloading };
+                let (devices, victims) = (plan.devices, plan.victims);
+                Foreseen { preflight, devices, victims, ..Foreseen::new(node, outcome) }
+            }
+            Err(short) => {
+                Foreseen { preflight, ..Foreseen::impossible(node, short.message, Some(short.code)) }
+            }
+        }
+    }
+
+    async fn ask_for(
+        &self,
+        node: &Arc<Node>,
+        can: bool,
+        model: &Model,
+    ) -> Result<(Option<Preflight>, Need), UpstreamError> {
+        if !can {
+            return Ok((None, Need::of(per_device_mb(node, model))));
+        }
+        let request = LoadRequest {
+            model_id: model.node_id(),
+            harness: model.harness.clone(),
+            quant: model.quant.clone(),
+            tensor_parallel: Some(model.min_devices).filter(|&n| n > 1),
+            ..LoadRequest::default()
+        };
+        let looked = self.hosts.preflight(node, &request, LIMIT).await?;
+        let need = Need::of(looked.required_mb.div_ceil(u64::from(model.min_devices.max(1))));
+        Ok((Some(looked), need))
+    }
+}
+
+impl Foreseen {
+    fn new(node: &Node, outcome: Outcome) -> Self {
+        Self {
+            node: node.name.clone(),
+            outcome,
+            preflight: None,
+            devices: Vec::new(),
+            victims: Vec::new(),
+            message: None,
+            code: None,
+        }
+    }
+
+    fn impossible(node: &Node, message: String, code: Option<String>) -> Self {
+        Self { message: Some(message), code, ..Self::new(node, Outcome::Impossible) }
+    }
+}

@@ -1,0 +1,54 @@
+//! What loading a model would take, without loading it.
+
+use std::{path::PathBuf, sync::Arc};
+
+use neuron_protocol::{LoadError, Preflight};
+use tokio::sync::Mutex;
+
+use crate::{
+    config::Config,
+    engine::MARGIN_MB,
+    preflight::{self, Checked},
+    sources,
+};
+
+/// Looks at a model of which no more is fetched for that than its beginnings. `free_mb`: what it could have.
+pub(crate) async fn look(
+    config: &Config,
+    id: &str,
+    quant: Option<&str>,
+    free_mb: u64,
+) -> Result<Preflight, LoadError> {
+    let found = Arc::new(Mutex::new(None));
+    let (limits, in_situ) = (config.engine.cache_limits(), sources::in_situ(quant));
+    let look = |path: PathBuf| -> sources::LookedAt {
+        let (id, found) = (id.to_owned(), Arc::clone(&found));
+        Box::pin(async move {
+            let looked = tokio::task::spawn_blocking(move || {
+                let checked = preflight::check(&id, &path, in_situ, limits.max_context)?;
+                let (room, estimate) = preflight::fit(&id, &checked, limits, free_mb)?;
+                let Checked { plan, .. } = &checked;
+                let file = path.file_name().map(|name| name.to_string_lossy().into_owned());
+                Ok(Preflight {
+                    model_id: id,
+                    file: file.unwrap_or_default(),
+                    architecture: plan.name().to_owned(),
+                    engine: if plan.is_batched() || plan.encodes() { "batched" } else { "single" }.to_owned(),
+                    context: room.context,
+                    weights_mb: estimate.weights_mb,
+                    text_mb: estimate.text_mb,
+                    cache_mb: estimate.cache_mb,
+                    activations_mb: estimate.activations_mb,
+                    required_mb: estimate.total_mb() + MARGIN_MB,
+                    free_mb,
+                })
+            });
+            let looked = looked.await.map_err(|e| sources::failed("the model", &e))?;
+            *found.lock().await = Some(looked?);
+            Ok(())
+        })
+    };
+    sources::look_at(config, id, quant, &look).await?;
+    let report = found.lock().await.take();
+    report.ok_or_else(|| sources::failed(id, &"nothing was looked at"))
+}
