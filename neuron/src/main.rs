@@ -18,7 +18,7 @@ use tracing_subscriber::EnvFilter;
 const LAST_WORDS: Duration = Duration::from_secs(1);
 
 fn main() -> ExitCode {
-    neuron::memory::keep_few_heaps();
+    neuron::memory::keep_little();
     let cli = Cli::parse();
     // To people at a terminal only what is wrong is said.
     let is_server = matches!(cli.command, Command::Serve { .. } | Command::Registry { .. });

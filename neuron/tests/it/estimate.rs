@@ -99,8 +99,12 @@ async fn estimates_are_what_loads_take() {
         ("test/qwen3".to_owned(), Some("q4k")),
     ];
     for name in references::names() {
-        references::install(&all, name);
-        models.push((format!("test/{name}"), None));
+        let folder = references::install(&all, name);
+        // Some have weights in GGUF as well, without a tokenizer.
+        std::fs::remove_file(folder.join("model.gguf")).ok();
+        if folder.join("tokenizer.json").exists() {
+            models.push((format!("test/{name}"), None));
+        }
     }
     let (daemon, client) = Running::start(dir.path(), &all);
     // The first load brings threads and buffers that stay.
@@ -113,5 +117,5 @@ async fn estimates_are_what_loads_take() {
         let mark = if is_right { " " } else { "!" };
         lines.push(format!("{mark} {model}: {estimated} MiB estimated, {taken:.1} taken, {left:.1} left"));
     }
-    assert!(!wrong, "{}", lines.join("\n"));
+    assert!(!wrong && lines.len() > 20, "{}", lines.join("\n"));
 }
