@@ -10,7 +10,10 @@ use std::{
     fs, io,
     os::unix::fs::MetadataExt,
     path::{Path, PathBuf},
-    sync::{Arc, atomic::AtomicU64},
+    sync::{
+        Arc,
+        atomic::{AtomicBool, AtomicU64, Ordering::Relaxed},
+    },
     time::Duration,
 };
 
@@ -36,6 +39,8 @@ const FIRST_OF_GGUF: u64 = 8 << 20;
 const FIRST: u64 = 256 << 10;
 /// Free bytes that are left beside what is fetched.
 const SPARE: u64 = 64 << 20;
+/// How often it is looked whether there is more to hash.
+const HASH_EVERY: Duration = Duration::from_millis(20);
 /// How often another process that fetches the same model is looked after.
 const LOCK_EVERY: Duration = Duration::from_millis(200);
 
@@ -160,6 +165,38 @@ impl<'a> Download<'a> {
     }
 
     async fn fetch(&self, is_wanted: impl Fn(usize) -> bool) -> Result<(), LoadError> {
+        let is_over = AtomicBool::new(false);
+        let fetched = async {
+            let fetched = self.fetch_pieces(is_wanted).await;
+            is_over.store(true, Relaxed);
+            fetched
+        };
+        tokio::join!(fetched, self.hash_until(&is_over)).0?;
+        let whole = self.coming.iter().filter(|file| file.missing().is_empty() && !file.is_in_place());
+        for file in whole {
+            let (file, id) = (Arc::clone(file), self.hub.id.to_owned());
+            let checked = tokio::task::spawn_blocking(move || file.put_in_place(&id));
+            checked.await.map_err(|e| failed(self.hub.id, &e))??;
+        }
+        Ok(())
+    }
+
+    /// Hashes what has come while the rest comes.
+    async fn hash_until(&self, is_over: &AtomicBool) {
+        while !is_over.load(Relaxed) {
+            let mut any = false;
+            for file in &self.coming {
+                let file = Arc::clone(file);
+                // What cannot be read now is an error when the file is put in its place.
+                any |= matches!(tokio::task::spawn_blocking(move || file.hash_on()).await, Ok(Ok(true)));
+            }
+            if !any {
+                tokio::time::sleep(HASH_EVERY).await;
+            }
+        }
+    }
+
+    async fn fetch_pieces(&self, is_wanted: impl Fn(usize) -> bool) -> Result<(), LoadError> {
         let at_once = self.hub.source.connections.max(1);
         loop {
             let wanted = self.coming.iter().flat_map(|file| {
@@ -182,16 +219,9 @@ impl<'a> Download<'a> {
                 }
             }
             if !again {
-                break;
+                return Ok(());
             }
         }
-        let whole = self.coming.iter().filter(|file| file.missing().is_empty() && !file.is_in_place());
-        for file in whole {
-            let (file, id) = (Arc::clone(file), self.hub.id.to_owned());
-            let checked = tokio::task::spawn_blocking(move || file.put_in_place(&id));
-            checked.await.map_err(|e| failed(self.hub.id, &e))??;
-        }
-        Ok(())
     }
 }
 

@@ -4,7 +4,7 @@ use std::{
     io,
     path::{Path, PathBuf},
     sync::{
-        Arc,
+        Arc, Mutex, PoisonError,
         atomic::{AtomicBool, AtomicU64, Ordering::Relaxed},
     },
     time::Duration,
@@ -17,6 +17,7 @@ use neuron_protocol::LoadError;
 
 use super::{
     Content, cache,
+    digest::{CHUNK, Hash},
     partial::{Cut, Partial},
 };
 use crate::sources::hub::{Hub, RemoteFile, failed, root};
@@ -27,6 +28,8 @@ const TRIES: u32 = 4;
 const PAUSE: Duration = Duration::from_millis(250);
 /// The longest pause that a hub is granted between two tries.
 const MAX_PAUSE: Duration = Duration::from_secs(60);
+/// Bytes that are hashed before it is looked again whether they are still wanted.
+const HASHED_AT_ONCE: u64 = 64 << 20;
 /// Bytes that are written at a time.
 const WRITE: usize = 1 << 20;
 
@@ -41,6 +44,15 @@ pub(super) struct Coming {
     /// The hub gives it from its beginning alone.
     whole: AtomicBool,
     in_place: AtomicBool,
+    hashed: Mutex<Hashed>,
+}
+
+/// How far the file is hashed: what has come is, while the rest comes.
+struct Hashed {
+    /// Grows as bytes are forgotten.
+    generation: u64,
+    /// The hash, and the byte that it goes on from; `None`: somebody is at it.
+    so_far: Option<(Hash, u64)>,
 }
 
 /// Why a piece did not come.
@@ -74,7 +86,42 @@ impl Coming {
         let part = Arc::new(Partial::open(&blob, cut)?);
         done.fetch_add(part.done(), Relaxed);
         let (whole, in_place) = (AtomicBool::new(false), AtomicBool::new(false));
-        Ok(Self { file, links, blob, part, done: Arc::clone(done), whole, in_place })
+        let so_far = Some((Content::of(&file.etag).begin(file.size), 0));
+        let hashed = Mutex::new(Hashed { generation: 0, so_far });
+        Ok(Self { file, links, blob, part, done: Arc::clone(done), whole, in_place, hashed })
+    }
+
+    /// Hashes some of what has come and is not hashed; `false`: there was nothing. Blocks on the disk.
+    pub(super) fn hash_on(&self) -> io::Result<bool> {
+        let lock = || self.hashed.lock().unwrap_or_else(PoisonError::into_inner);
+        let (generation, so_far) = {
+            let mut hashed = lock();
+            (hashed.generation, hashed.so_far.take())
+        };
+        let Some((mut hash, from)) = so_far.filter(|_| !self.is_in_place()) else { return Ok(false) };
+        let until = self.part.whole_until().min(from + HASHED_AT_ONCE);
+        let (mut buffer, mut at) = (vec![0; CHUNK], from);
+        let mut read = Ok(());
+        while at < until && read.is_ok() {
+            let len = usize::try_from(until - at).unwrap_or(CHUNK).min(CHUNK);
+            read = self.part.read(at, &mut buffer[..len]);
+            hash.update(&buffer[..len]);
+            at += len as u64;
+        }
+        let mut hashed = lock();
+        // What was forgotten meanwhile was perhaps hashed.
+        if hashed.generation == generation {
+            let so_far =
+                if read.is_ok() { (hash, at) } else { (Content::of(&self.file.etag).begin(self.size()), 0) };
+            hashed.so_far = Some(so_far);
+        }
+        read.map(|()| at > from)
+    }
+
+    fn hash_anew(&self) {
+        let mut hashed = self.hashed.lock().unwrap_or_else(PoisonError::into_inner);
+        hashed.generation += 1;
+        hashed.so_far = Some((Content::of(&self.file.etag).begin(self.size()), 0));
     }
 
     pub(super) fn name(&self) -> &str {
@@ -220,6 +267,7 @@ impl Coming {
         let gone = self.part.done();
         self.done.fetch_update(Relaxed, Relaxed, |done| Some(done.saturating_sub(gone))).ok();
         let restarted = (0..self.part.pieces().len()).try_for_each(|piece| self.part.restart(piece));
+        self.hash_anew();
         restarted.map_err(|e| super::on_disk(hub.id, self.part.path(), &e))
     }
 
@@ -230,7 +278,12 @@ impl Coming {
     /// Checks what came and makes it a file of the model. Blocks on the disk.
     pub(super) fn put_in_place(&self, id: &str) -> Result<(), LoadError> {
         let io = |e: io::Error| super::on_disk(id, &self.blob, &e);
-        if let Some(found) = Content::of(&self.file.etag).differs(self.part.path()).map_err(io)? {
+        while self.hash_on().map_err(io)? {}
+        let hashed = self.hashed.lock().unwrap_or_else(PoisonError::into_inner).so_far.take();
+        let Some((hash, _)) = hashed.filter(|(_, at)| *at == self.size()) else {
+            return Err(failed(id, &format!("{} could not be hashed as it came", self.name())));
+        };
+        if let Some(found) = Content::of(&self.file.etag).is_not(hash) {
             self.part.discard();
             return Err(self.corrupt(id, format!("its hash is {found} and not {}", self.file.etag)));
         }

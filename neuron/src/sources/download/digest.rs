@@ -6,10 +6,11 @@ use std::{
     path::Path,
 };
 
-use sha1::Sha1;
-use sha2::{Digest, Sha256};
+use aws_lc_rs::digest::{Context, SHA256};
+use sha1::{Digest, Sha1};
 
-const CHUNK: usize = 1 << 20;
+/// Bytes that are read at once.
+pub(super) const CHUNK: usize = 1 << 20;
 
 /// A hub's name for a file's content: its SHA-256, git's own name for a small file, or something that says
 /// nothing about it.
@@ -32,30 +33,73 @@ impl Content {
 
     /// `Ok(Some)`: what it is instead. Reads the whole file.
     pub(crate) fn differs(&self, path: &Path) -> io::Result<Option<String>> {
-        let (wanted, found) = match self {
-            Self::Opaque => return Ok(None),
-            Self::Sha256(wanted) => (wanted, sha256(path)?),
-            Self::Git(wanted) => {
-                let mut hash = Sha1::new();
-                hash.update(format!("blob {}\0", std::fs::metadata(path)?.len()));
-                (wanted, feed(path, hash)?)
-            }
-        };
-        Ok((*wanted != found).then_some(found))
+        let file = File::open(path)?;
+        let mut hash = self.begin(file.metadata()?.len());
+        if matches!(hash, Hash::Nothing) {
+            return Ok(None);
+        }
+        feed(file, &mut hash)?;
+        Ok(self.is_not(hash))
+    }
+
+    /// For the bytes of a file of `len`, from the first on.
+    pub(super) fn begin(&self, len: u64) -> Hash {
+        match self {
+            Self::Sha256(_) => Hash::Sha256(Context::new(&SHA256)),
+            Self::Git(_) => Hash::Git(Sha1::new_with_prefix(format!("blob {len}\0"))),
+            Self::Opaque => Hash::Nothing,
+        }
+    }
+
+    /// What the bytes were instead; `None`: what they should be, or nothing is known of it.
+    pub(super) fn is_not(&self, hash: Hash) -> Option<String> {
+        match self {
+            Self::Sha256(wanted) | Self::Git(wanted) => Some(hash.hex()).filter(|found| found != wanted),
+            Self::Opaque => None,
+        }
+    }
+}
+
+/// A hash of what has been seen of a file.
+pub(super) enum Hash {
+    /// With whatever instructions the machine has for it: files of weights are long.
+    Sha256(Context),
+    Git(Sha1),
+    Nothing,
+}
+
+impl Hash {
+    pub(super) fn update(&mut self, bytes: &[u8]) {
+        match self {
+            Self::Sha256(hash) => hash.update(bytes),
+            Self::Git(hash) => hash.update(bytes),
+            Self::Nothing => {}
+        }
+    }
+
+    fn hex(self) -> String {
+        let hex = |bytes: &[u8]| bytes.iter().map(|byte| format!("{byte:02x}")).collect();
+        match self {
+            Self::Sha256(hash) => hex(hash.finish().as_ref()),
+            Self::Git(hash) => hex(&hash.finalize()),
+            Self::Nothing => String::new(),
+        }
     }
 }
 
 /// A file's SHA-256 in hexadecimal.
 pub(crate) fn sha256(path: &Path) -> io::Result<String> {
-    feed(path, Sha256::new())
+    let mut hash = Hash::Sha256(Context::new(&SHA256));
+    feed(File::open(path)?, &mut hash)?;
+    Ok(hash.hex())
 }
 
-fn feed(path: &Path, mut hash: impl Digest) -> io::Result<String> {
-    let (mut file, mut buffer) = (File::open(path)?, vec![0; CHUNK]);
+fn feed(mut file: File, hash: &mut Hash) -> io::Result<()> {
+    let mut buffer = vec![0; CHUNK];
     loop {
         let read = file.read(&mut buffer)?;
         if read == 0 {
-            return Ok(hash.finalize().iter().map(|byte| format!("{byte:02x}")).collect());
+            return Ok(());
         }
         hash.update(&buffer[..read]);
     }

@@ -8,7 +8,10 @@ use std::{
     io::{self, Read},
     os::unix::fs::FileExt,
     path::{Path, PathBuf},
-    sync::atomic::{AtomicU64, Ordering::Relaxed},
+    sync::atomic::{
+        AtomicU64,
+        Ordering::{Acquire, Relaxed, Release},
+    },
 };
 
 /// What the journal begins with; then the file's length, that of the first piece and of the others, then how many
@@ -93,7 +96,7 @@ impl Piece {
 
     /// The first byte that is missing.
     pub(super) fn next(&self) -> u64 {
-        self.start + self.done.load(Relaxed)
+        self.start + self.done.load(Acquire)
     }
 
     pub(super) fn is_done(&self) -> bool {
@@ -157,11 +160,23 @@ impl Partial {
             let (here, rest) = bytes.split_at(room.min(bytes.len()));
             self.data.write_all_at(here, at)?;
             at += here.len() as u64;
-            piece.done.store(at - piece.start, Relaxed);
+            // Whoever sees it reads what was written before.
+            piece.done.store(at - piece.start, Release);
             self.journal.write_all_at(&(at - piece.start).to_le_bytes(), (HEAD + 8 * number) as u64)?;
             bytes = rest;
         }
         Ok(())
+    }
+
+    /// Bytes that are there from the file's beginning on, without a gap.
+    pub(super) fn whole_until(&self) -> u64 {
+        let first_gap = self.pieces.iter().find(|piece| !piece.is_done());
+        first_gap.map_or_else(|| self.pieces.last().map_or(0, |last| last.end), Piece::next)
+    }
+
+    /// Fills `into` with what lies at `at`. Blocks on the disk.
+    pub(super) fn read(&self, at: u64, into: &mut [u8]) -> io::Result<()> {
+        self.data.read_exact_at(into, at)
     }
 
     /// Forgets what there is of a piece.
@@ -220,8 +235,11 @@ mod tests {
         let again = open(&blob, 100, 40).unwrap();
         assert_eq!((again.done(), again.pieces()[1].next(), again.pieces()[2].is_done()), (30, 50, true));
         again.write(50, &bytes[50..80]).unwrap();
-        again.write(0, &bytes[..40]).unwrap();
-        assert_eq!(again.done(), 100);
+        assert_eq!(again.whole_until(), 0);
+        again.write(0, &bytes[..10]).unwrap();
+        assert_eq!(again.whole_until(), 10);
+        again.write(10, &bytes[10..40]).unwrap();
+        assert_eq!((again.done(), again.whole_until()), (100, 100));
         again.finish(&blob).unwrap();
         assert_eq!(fs::read(&blob).unwrap(), bytes);
         assert_eq!(fs::read_dir(dir.path()).unwrap().count(), 1);
