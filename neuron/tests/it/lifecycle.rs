@@ -111,6 +111,38 @@ async fn preflight_says_what_a_load_would_take_and_loads_nothing() {
 }
 
 #[tokio::test]
+async fn safetensors_are_quantised_where_the_load_says_so() {
+    let hub = tiny_hub();
+    for name in ["qwen3", "falcon"] {
+        crate::references::install(hub.path(), name);
+    }
+    let daemon = Daemon::start(hub.path(), "").await;
+    let client = daemon.client();
+    let load = async |model: &str, quant: &str| {
+        let reply = client.post("/models/load", json!({ "model_id": model, "quant": quant })).await;
+        (reply.status.as_u16(), reply.json())
+    };
+    let body = json!({ "model": "test/qwen3", "max_tokens": 4, "ignore_eos": true, "temperature": 0,
+        "messages": [{ "role": "user", "content": "hello" }] });
+    for quant in ["q4k", "Q5_K", "q6k", "q8_0"] {
+        assert_eq!(load("test/qwen3", quant).await.0, 200, "{quant}");
+        assert_eq!(load("test/qwen3", quant).await.0, 200, "it is what was asked for");
+        let (status, error) = load("test/qwen3", "safetensors").await;
+        assert!(status == 400 && error["error"].as_str().unwrap().contains("is loaded as q"), "{error}");
+        let answer = client.post("/v1/chat/completions", body.clone()).await;
+        assert_eq!(answer.json()["usage"]["completion_tokens"], 4, "{quant}");
+        let gone = client.post("/models/unload", json!({ "model_id": "test/qwen3" })).await;
+        assert_eq!(gone.status, 200);
+    }
+    // By candle-transformers, which takes weights as they are.
+    let (status, error) = load("test/falcon", "q4k").await;
+    assert_eq!((status, &error["error"]["kind"]), (422, &json!("quant_not_found")), "{error}");
+    assert_eq!(error["error"]["available"], json!(["safetensors"]));
+    let (_, error) = load("test/qwen3", "q3k").await;
+    assert_eq!(error["error"]["available"], json!(["safetensors", "q4k", "q5k", "q6k", "q8_0"]), "{error}");
+}
+
+#[tokio::test]
 async fn what_makes_no_sense_is_a_400_in_words() {
     let client = shared();
     let check = async |body: serde_json::Value, expected: &str| {
