@@ -24,7 +24,15 @@ fn end(len: usize) -> u32 {
     u32::try_from(len).unwrap_or_else(|_| panic!("{len} bytes of strings"))
 }
 
+/// Bytes that a string of a vocabulary has, about.
+const USUAL: usize = 8;
+
 impl Texts {
+    /// For so many.
+    pub fn with_capacity(count: usize) -> Self {
+        Self { text: String::with_capacity(count * USUAL), ends: Vec::with_capacity(count) }
+    }
+
     pub fn push(&mut self, text: &str) {
         self.text.push_str(text);
         self.ends.push(end(self.text.len()));
@@ -60,6 +68,11 @@ impl Texts {
 }
 
 impl Pieces {
+    /// For so many.
+    pub fn with_capacity(count: usize) -> Self {
+        Self { bytes: Vec::with_capacity(count * USUAL), ends: Vec::with_capacity(count) }
+    }
+
     pub fn push(&mut self, bytes: impl IntoIterator<Item = u8>) {
         self.bytes.extend(bytes);
         self.ends.push(end(self.bytes.len()));

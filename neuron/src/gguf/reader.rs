@@ -164,7 +164,9 @@ impl<R: Read> Input<R> {
     }
 
     fn texts(&mut self, count: u64) -> Result<Texts, GgufError> {
-        let (mut texts, mut bytes) = (Texts::default(), Vec::new());
+        // There are as many bytes left at least, so a short file never causes a long allocation.
+        let mut texts = Texts::with_capacity(usize::try_from(count).unwrap_or(0));
+        let mut bytes = Vec::new();
         for _ in 0..count {
             texts.push(self.string_in("a text in an array", &mut bytes)?);
         }

@@ -55,6 +55,8 @@ enum Merges {
 struct Tokens<'h> {
     vocab: &'h Vocab,
     kinds: &'h [i64],
+    /// What ends an answer, by its spelling.
+    end: Vec<u32>,
 }
 
 impl Tokenizer {
@@ -63,24 +65,22 @@ impl Tokenizer {
         let vocab = Vocab::new(header.texts("tokenizer.ggml.tokens")?.clone());
         let texts = vocab.texts();
         let kinds = header.numbers("tokenizer.ggml.token_type")?.unwrap_or(&[]);
-        let tokens = Tokens { vocab: &vocab, kinds };
+        let mut end: Vec<u32> = END_OF_GENERATION.iter().filter_map(|text| vocab.id(text)).collect();
+        end.sort_unstable();
+        let tokens = Tokens { vocab: &vocab, kinds, end: end.clone() };
         let (merges, adds_bos) = match header.text("tokenizer.ggml.model")? {
             "gpt2" => tokens.bpe(header)?,
             SPM => (tokens.spm(header)?, true),
             other => return Err(TokenizerError::Unsupported(other.to_owned())),
         };
-        let mut pieces = Pieces::default();
+        let mut pieces = Pieces::with_capacity(texts.len());
         texts.iter().enumerate().for_each(|(id, text)| merges.add_piece(text, tokens.kind(id), &mut pieces));
 
         let mut special = Vec::new();
-        let mut end = Vec::new();
         for (id, text) in (0u32..).zip(texts.iter()) {
             let kind = tokens.kind(id as usize);
             if matches!(kind, UNKNOWN | CONTROL | USER_DEFINED) && !text.is_empty() {
                 special.push(Special { text: text.to_owned(), id, is_control: kind != USER_DEFINED });
-            }
-            if END_OF_GENERATION.contains(&text) {
-                end.push(id);
             }
         }
         let spellings = special.iter().map(|special| special.text.len());
@@ -114,9 +114,9 @@ impl Tokenizer {
 impl Tokens<'_> {
     /// What ends an answer is a control token, whatever the file says: no user's text may hold it.
     fn kind(&self, id: usize) -> i64 {
-        match self.vocab.texts().get(id) {
-            Some(text) if END_OF_GENERATION.contains(&text) => CONTROL,
-            _ => self.kinds.get(id).copied().unwrap_or(NORMAL),
+        match self.end.iter().any(|end| *end as usize == id) {
+            true => CONTROL,
+            false => self.kinds.get(id).copied().unwrap_or(NORMAL),
         }
     }
 

@@ -109,13 +109,17 @@ async fn estimates_are_what_loads_take() {
     let (daemon, client) = Running::start(dir.path(), &all);
     // The first load brings threads and buffers that stay.
     see(&daemon, &client, MODEL, None).await;
+    let base = daemon.memory();
     let (mut lines, mut wrong) = (Vec::new(), false);
     for (model, quant) in models {
         let Seen { estimated, taken, left } = see(&daemon, &client, &model, quant).await;
-        let is_right = taken <= estimated && estimated <= (taken * 1.1).max(taken + 6.0) && left < 4.0;
+        let is_right = taken <= estimated && estimated <= (taken * 1.1).max(taken + 6.0) && left < 8.0;
         wrong |= !is_right;
         let mark = if is_right { " " } else { "!" };
         lines.push(format!("{mark} {model}: {estimated} MiB estimated, {taken:.1} taken, {left:.1} left"));
     }
-    assert!(!wrong && lines.len() > 20, "{}", lines.join("\n"));
+    // What is left of one is there for the next: it does not add up.
+    let more = daemon.memory() - base;
+    lines.push(format!("{more:.1} MiB more after all of them"));
+    assert!(!wrong && more < 16.0 && lines.len() > 20, "{}", lines.join("\n"));
 }
