@@ -153,7 +153,8 @@ fn devices(view: &crate::fleet::NodeView) -> Vec<Value> {
         .map(|device| {
             let now = health(device.index);
             json!({"index": device.index, "name": device.name, "vram_total_mb": device.vram_total_mb,
-                   "vram_used_mb": now.map(|d| d.vram_used_mb), "vram_free_mb": now.map(|d| d.vram_free_mb)})
+                   "vram_used_mb": now.map(|d| d.vram_used_mb), "vram_free_mb": now.map(|d| d.vram_free_mb),
+                   "state": now.and_then(|d| d.state), "reason": now.and_then(|d| d.reason.as_deref())})
         })
         .collect()
 }

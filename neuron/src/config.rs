@@ -23,6 +23,8 @@ use crate::{
 
 pub use token::{Scope, Token};
 
+/// More devices than any host has sockets.
+const MAX_CPU_DEVICES: usize = 16;
 /// A source by this name exists without being configured.
 pub const HUGGINGFACE: &str = "huggingface";
 
@@ -53,13 +55,17 @@ pub struct Config {
 pub struct Engine {
     /// Threads that compute; 0: all cores.
     pub threads: usize,
+    /// Devices that the CPU is divided into, each with its share of the threads.
+    pub cpu_devices: usize,
+    /// Whether the daemon ends, to be restarted, once a device is lost and cannot be set up again.
+    pub exit_when_lost: bool,
     /// Tokens of prompt and answer together; 0: what the model was made for.
     pub max_context: u64,
     /// Requests that may wait for one model; one more is refused with 503.
     pub max_queue_depth: u64,
     /// How long a request may wait before it is refused with 503.
     pub queue_timeout: Duration,
-    /// MiB that models may take on the CPU device; 0: what the system has.
+    /// MiB that models may take on each CPU device; 0: what the system has.
     pub device_memory_mb: u64,
     /// Tokens of an answer where the request sets no limit; 0: until the window is full.
     pub default_max_tokens: u64,
@@ -72,9 +78,10 @@ pub struct Engine {
 }
 
 impl Engine {
-    /// Threads that compute.
+    /// Threads that compute, on each device.
     pub fn threads(&self) -> usize {
-        if self.threads == 0 { cores() } else { self.threads }
+        let all = if self.threads == 0 { cores() } else { self.threads };
+        (all / self.cpu_devices).max(1)
     }
 
     /// What a model's cache may take.
@@ -164,6 +171,14 @@ impl Config {
             share_models: raw.neuron.share_models,
             engine: Engine {
                 threads: raw.engine.threads,
+                cpu_devices: match raw.engine.cpu_devices {
+                    n if (1..=MAX_CPU_DEVICES).contains(&n) => n,
+                    n => {
+                        let problem = format!("{n} is not from 1 to {MAX_CPU_DEVICES}");
+                        return Err(at("engine.cpu_devices", problem));
+                    }
+                },
+                exit_when_lost: raw.engine.exit_when_lost,
                 max_context: raw.engine.max_context,
                 max_queue_depth: raw.engine.max_queue_depth,
                 queue_timeout: Duration::from_secs(raw.engine.queue_timeout_secs),

@@ -6,18 +6,18 @@ mod worker;
 
 use std::{
     sync::{
-        Arc, Mutex,
+        Arc, Mutex, MutexGuard, PoisonError,
         atomic::{AtomicU64, Ordering},
     },
     thread::JoinHandle,
     time::{Duration, Instant},
 };
 
-use tokio::sync::{mpsc, oneshot};
+use tokio::sync::{mpsc, oneshot, watch};
 
 pub(crate) use stats::{Seat, Stats};
 
-use crate::engine::{Backend, Blueprint, Event, Generation, Mark, ModelError, Room, Sequence, Weights};
+use crate::engine::{Backend, Blueprint, Event, Generation, Lost, Mark, ModelError, Room, Sequence, Weights};
 
 /// Controls that may wait for the thread; one more is refused as if the queue were full.
 const MAX_CONTROLS: usize = 1024;
@@ -45,6 +45,9 @@ pub enum Failure {
     /// The library's own words.
     #[error("the model failed: {0}")]
     Model(String),
+    /// Nothing can be computed on the device any more; the driver's words.
+    #[error("the device was lost: {0}")]
+    DeviceLost(String),
     /// The thread panicked inside the model, which is unloaded now.
     #[error("the engine broke down in this request, and the model was unloaded: {0}")]
     Fault(String),
@@ -89,27 +92,110 @@ pub enum Unavailable {
     Busy,
     #[error("the device's thread has ended")]
     Gone,
+    #[error("the device was lost, and is being set up again")]
+    Lost,
 }
+
+/// How a device is.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum DeviceState {
+    Up,
+    /// Nothing can be computed on it any more; why.
+    Poisoned(Lost),
+    /// It is being set up again, after that.
+    Recovering(String),
+    /// It could not be set up again.
+    Gone(String),
+}
+
+/// Makes what computes on a device, anew where the device was lost. Errors where the device cannot be had.
+pub type MakeBackend = Box<dyn Fn() -> Result<Box<dyn Backend>, String> + Send + Sync>;
 
 /// A device from outside.
 pub struct DeviceHandle {
-    controls: mpsc::Sender<Control>,
-    thread: Mutex<Option<JoinHandle<()>>>,
-    next_key: AtomicU64,
+    name: String,
+    make: MakeBackend,
+    thread: Mutex<Thread>,
+    state: watch::Sender<DeviceState>,
 }
 
+/// The device's thread, and the way to it.
+struct Thread {
+    controls: mpsc::Sender<Control>,
+    running: Option<JoinHandle<()>>,
+}
+
+/// Of all devices, so that no key means two models.
+static NEXT_KEY: AtomicU64 = AtomicU64::new(1);
+
 impl DeviceHandle {
-    /// Starts the thread `name`, which owns `backend` from now on.
-    pub fn start(name: &str, backend: impl Backend + 'static) -> std::io::Result<Self> {
-        let (controls, receiver) = mpsc::channel(MAX_CONTROLS);
-        let run = move || worker::Worker::new(Box::new(backend), receiver).run();
-        let thread = std::thread::Builder::new().name(name.to_owned()).spawn(run)?;
-        Ok(Self { controls, thread: Mutex::new(Some(thread)), next_key: AtomicU64::new(1) })
+    /// Starts the thread `name`, which owns what `make` makes from now on.
+    pub fn start(name: &str, make: MakeBackend) -> std::io::Result<Self> {
+        let state = watch::Sender::new(DeviceState::Up);
+        let thread = Mutex::new(Thread::start(name, &make, &state)?);
+        Ok(Self { name: name.to_owned(), make, thread, state })
+    }
+
+    pub fn name(&self) -> &str {
+        &self.name
+    }
+
+    pub(crate) fn state(&self) -> DeviceState {
+        self.state.borrow().clone()
+    }
+
+    pub(crate) fn is_up(&self) -> bool {
+        *self.state.borrow() == DeviceState::Up
+    }
+
+    /// Tells of each change of its state.
+    pub(crate) fn watch(&self) -> watch::Receiver<DeviceState> {
+        self.state.subscribe()
+    }
+
+    /// After it was poisoned: another thread under the same name, with a new backend. Returns once it is up, or gone
+    /// after `pauses` between tries.
+    pub(crate) async fn recover(&self, pauses: &[Duration]) {
+        let DeviceState::Poisoned(Lost { reason, .. }) = self.state() else { return };
+        self.state.send_replace(DeviceState::Recovering(reason.clone()));
+        // It ends by itself.
+        self.join().await;
+        let mut failed = String::new();
+        for pause in pauses {
+            tokio::time::sleep(*pause).await;
+            match Thread::start(&self.name, &self.make, &self.state) {
+                Ok(thread) => {
+                    *self.lock() = thread;
+                    self.state.send_replace(DeviceState::Up);
+                    tracing::info!(device = self.name, "the device is up again");
+                    return;
+                }
+                Err(error) => {
+                    tracing::warn!(device = self.name, %error, "the device cannot be set up again yet");
+                    failed = error.to_string();
+                }
+            }
+        }
+        tracing::error!(device = self.name, %reason, error = failed, "the device is gone; restart neuron");
+        self.state.send_replace(DeviceState::Gone(format!("{reason}; then: {failed}")));
     }
 
     /// A name for a model that is about to be loaded.
-    pub(crate) fn new_key(&self) -> ModelKey {
-        ModelKey(self.next_key.fetch_add(1, Ordering::Relaxed))
+    pub(crate) fn new_key() -> ModelKey {
+        ModelKey(NEXT_KEY.fetch_add(1, Ordering::Relaxed))
+    }
+
+    fn lock(&self) -> MutexGuard<'_, Thread> {
+        self.thread.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn controls(&self) -> mpsc::Sender<Control> {
+        self.lock().controls.clone()
+    }
+
+    /// Why the thread takes nothing.
+    fn closed(&self) -> Unavailable {
+        if self.is_up() { Unavailable::Gone } else { Unavailable::Lost }
     }
 
     /// Loads a model; returns once it is resident.
@@ -123,21 +209,21 @@ impl DeviceHandle {
     ) -> Result<(), ModelError> {
         let (reply, answer) = oneshot::channel();
         let load = Load { key, weights, plan, room, stats, reply };
-        let gone = |_| ModelError(Unavailable::Gone.to_string());
-        self.controls.send(Control::Load(Box::new(load))).await.map_err(|_| gone(()))?;
-        answer.await.map_err(|_| gone(()))?
+        let gone = || ModelError(self.closed().to_string());
+        self.controls().send(Control::Load(Box::new(load))).await.map_err(|_| gone())?;
+        answer.await.map_err(|_| gone())?
     }
 
     /// Returns once the model's last sequence has ended and its memory is back.
     pub(crate) async fn unload(&self, key: ModelKey) -> Result<(), Unavailable> {
         let (reply, answer) = oneshot::channel();
-        self.controls.send(Control::Unload(key, reply)).await.map_err(|_| Unavailable::Gone)?;
-        answer.await.map_err(|_| Unavailable::Gone)
+        self.controls().send(Control::Unload(key, reply)).await.map_err(|_| self.closed())?;
+        answer.await.map_err(|_| self.closed())
     }
 
     /// Ends every sequence of the model, with an error, before its memory is asked for.
     pub(crate) async fn cut(&self, key: ModelKey) -> Result<(), Unavailable> {
-        self.controls.send(Control::Cut(key)).await.map_err(|_| Unavailable::Gone)
+        self.controls().send(Control::Cut(key)).await.map_err(|_| self.closed())
     }
 
     /// Starts a sequence. Dropping the receiver cancels it within one step.
@@ -149,17 +235,17 @@ impl DeviceHandle {
     ) -> Result<mpsc::Receiver<Event>, Unavailable> {
         let (out, events) = mpsc::channel(TOKEN_BUFFER + 1);
         let sequence = Sequence::new(generation, out, seat, Instant::now() + patience);
-        match self.controls.try_send(Control::Generate(Box::new(sequence))) {
+        match self.controls().try_send(Control::Generate(Box::new(sequence))) {
             Ok(()) => Ok(events),
             Err(mpsc::error::TrySendError::Full(_)) => Err(Unavailable::Busy),
-            Err(mpsc::error::TrySendError::Closed(_)) => Err(Unavailable::Gone),
+            Err(mpsc::error::TrySendError::Closed(_)) => Err(self.closed()),
         }
     }
 
     /// Has the cache remember what it holds of a conversation. It is only a help: dropped where the thread
     /// has too much to do.
     pub(crate) fn mark(&self, marked: Marked) {
-        self.controls.try_send(Control::Mark(Box::new(marked))).ok();
+        self.controls().try_send(Control::Mark(Box::new(marked))).ok();
     }
 
     /// Ends every sequence and the thread; returns when it is gone, or after `limit`: what it does at the
@@ -172,14 +258,29 @@ impl DeviceHandle {
 
     async fn join(&self) {
         // A failure means that it has ended already.
-        self.controls.send(Control::Stop).await.ok();
-        let thread = self.thread.lock().unwrap_or_else(std::sync::PoisonError::into_inner).take();
+        self.controls().send(Control::Stop).await.ok();
+        let thread = self.lock().running.take();
         if let Some(thread) = thread {
             let joined = tokio::task::spawn_blocking(move || thread.join()).await;
             if !matches!(joined, Ok(Ok(()))) {
                 tracing::error!("the device's thread ended in a panic");
             }
         }
+    }
+}
+
+impl Thread {
+    fn start(name: &str, make: &MakeBackend, state: &watch::Sender<DeviceState>) -> std::io::Result<Self> {
+        let (controls, receiver) = mpsc::channel(MAX_CONTROLS);
+        let backend = make().map_err(std::io::Error::other)?;
+        let state = state.clone();
+        let run = move || {
+            worker::Worker::new(backend, receiver).run(|lost| {
+                state.send_replace(DeviceState::Poisoned(lost.clone()));
+            });
+        };
+        let thread = std::thread::Builder::new().name(name.to_owned()).spawn(run)?;
+        Ok(Self { controls, running: Some(thread) })
     }
 }
 

@@ -33,7 +33,7 @@ pub(crate) use encoder::{Encoder, encoder_types};
 pub use estimate::{Estimate, MARGIN_MB};
 pub use guide::{Grammar, Guide, GuideThreads};
 pub(crate) use lane::{Lane, Stepped};
-pub use model::{Backend, Batch, Limits, Logits, Model, ModelError, Part, Room, Rows};
+pub use model::{Backend, Batch, Limits, Logits, Lost, Model, ModelError, Part, Room, Rows};
 pub use pooling::Pooling;
 pub use sampler::{Logprobs, Sampler, Sampling, Scratch};
 pub(crate) use sequence::Sequence;

@@ -87,7 +87,10 @@ fn run(command: Command) -> anyhow::Result<()> {
                 Ok(Stopped::AtOnce) => runtime.shutdown_background(),
                 _ => runtime.shutdown_timeout(LAST_WORDS),
             }
-            served.map(|_| ())
+            match served? {
+                Stopped::DeviceLost => bail!("a device was lost and cannot be set up again by this process"),
+                Stopped::InOrder | Stopped::AtOnce => Ok(()),
+            }
         }
     }
 }
@@ -123,6 +126,8 @@ async fn give_out(dir: PathBuf, listen: SocketAddr, token: Option<String>) -> an
 /// How serving ended.
 #[derive(Clone, Copy)]
 enum Stopped {
+    /// A device was lost for good, and a new process may have it again.
+    DeviceLost,
     /// Whatever ran had its time.
     InOrder,
     /// A second signal came.
@@ -130,7 +135,8 @@ enum Stopped {
 }
 
 async fn serve(config: Config) -> anyhow::Result<Stopped> {
-    let drain = config.drain;
+    let (drain, exit_when_lost) = (config.drain, config.engine.exit_when_lost);
+    let mut ended = Stopped::InOrder;
     let mut terminate = signal(SignalKind::terminate())?;
     let mut interrupt = signal(SignalKind::interrupt())?;
     let listen = config.listen;
@@ -139,10 +145,11 @@ async fn serve(config: Config) -> anyhow::Result<Stopped> {
     tokio::select! {
         _ = terminate.recv() => {}
         _ = interrupt.recv() => {}
+        () = server.until_gone(), if exit_when_lost => ended = Stopped::DeviceLost,
     }
     tracing::info!(seconds = drain.as_secs(), "stopping; running requests may finish");
     tokio::select! {
-        () = server.stop() => return Ok(Stopped::InOrder),
+        () = server.stop() => return Ok(ended),
         _ = interrupt.recv() => {}
         _ = terminate.recv() => {}
     }

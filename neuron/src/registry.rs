@@ -1,6 +1,7 @@
 //! The models that the daemon has: found by name, loaded once however many ask, unloaded when idle.
 
 mod activation;
+mod devices;
 mod entry;
 mod lifecycle;
 mod memory;
@@ -27,7 +28,7 @@ const MAX_FAILURES: usize = 32;
 /// All models of the daemon.
 pub(crate) struct Registry {
     pub(crate) config: Arc<Config>,
-    pub(crate) device: DeviceHandle,
+    pub(crate) devices: Vec<DeviceHandle>,
     /// By canonical id, so that two spellings of one model are one entry.
     entries: Mutex<BTreeMap<String, Arc<Entry>>>,
     /// One load at a time: two that fit alone may not fit together.
@@ -41,6 +42,8 @@ pub(crate) struct Registry {
     tasks: TaskTracker,
     /// Fires when a model's state has changed.
     changed: watch::Sender<()>,
+    /// The daemon ends.
+    stopped: watch::Sender<bool>,
 }
 
 /// Why a model could not be loaded.
@@ -55,6 +58,9 @@ pub(crate) enum LoadFailure {
     /// While reading the weights.
     #[error("{0}")]
     Engine(String),
+    /// The device that it would go to is not up.
+    #[error("{0}")]
+    Device(String),
 }
 
 impl LoadFailure {
@@ -62,6 +68,7 @@ impl LoadFailure {
     pub(crate) fn passes_in(&self) -> Option<u64> {
         match self {
             Self::Preflight(error) => error.passes_in(),
+            Self::Device(_) => Some(5),
             Self::Request(_) | Self::Engine(_) => None,
         }
     }
@@ -95,10 +102,10 @@ pub(crate) enum NotReady {
 }
 
 impl Registry {
-    pub(crate) fn new(config: Arc<Config>, device: DeviceHandle) -> Arc<Self> {
+    pub(crate) fn new(config: Arc<Config>, devices: Vec<DeviceHandle>) -> Arc<Self> {
         Arc::new(Self {
             config,
-            device,
+            devices,
             entries: Mutex::default(),
             load_turn: tokio::sync::Mutex::default(),
             texts: Mutex::default(),
@@ -107,6 +114,7 @@ impl Registry {
             generations: AtomicU64::new(0),
             tasks: TaskTracker::new(),
             changed: watch::Sender::new(()),
+            stopped: watch::Sender::new(false),
         })
     }
 
@@ -197,6 +205,7 @@ impl Registry {
 
     /// Waits for the tasks that are under way; none may be started after it.
     pub(crate) async fn close(&self) {
+        self.stopped.send_replace(true);
         self.tasks.close();
         self.tasks.wait().await;
     }

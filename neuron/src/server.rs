@@ -3,6 +3,7 @@
 use std::{future::IntoFuture, net::SocketAddr, sync::Arc, time::Duration};
 
 use axum::{Router, body::Body};
+use futures_util::future::join_all;
 use http::{Request, Response};
 use tokio::{net::TcpListener, sync::watch, task::JoinSet};
 use tower::ServiceExt;
@@ -10,8 +11,8 @@ use tower::ServiceExt;
 use crate::{
     api::{self, App},
     config::Config,
-    device::DeviceHandle,
-    engine::CpuBackend,
+    device::{DeviceHandle, MakeBackend},
+    engine::{Backend, CpuBackend},
     registry::Registry,
 };
 
@@ -20,6 +21,14 @@ const LAST_WORDS: Duration = Duration::from_secs(1);
 
 /// What is left to the device's thread then: a step of a large model, but not a load.
 const LAST_STEP: Duration = Duration::from_secs(3);
+
+/// Makes what makes a device's backend, and makes it anew once the device was lost, out of the device's number and
+/// what computes on it.
+pub type Make<'a> = &'a (dyn Fn(usize, CpuBackend) -> MakeBackend + Sync);
+
+fn plain(_: usize, backend: CpuBackend) -> MakeBackend {
+    Box::new(move || Ok(Box::new(backend) as Box<dyn Backend>))
+}
 
 /// A daemon that serves.
 pub struct Server {
@@ -34,8 +43,13 @@ pub struct Server {
 impl Server {
     /// Starts the device's thread, listens, begins to preload, and serves.
     pub async fn start(config: Config) -> std::io::Result<Self> {
+        Self::start_with(config, &plain).await
+    }
+
+    /// As [`Self::start`], with backends of another make.
+    pub async fn start_with(config: Config, make: Make<'_>) -> std::io::Result<Self> {
         let listener = TcpListener::bind(config.listen).await?;
-        let mut server = Self::new(config, listener.local_addr()?)?;
+        let mut server = Self::new(config, listener.local_addr()?, make)?;
         server.registry.preload();
         let mut stopped = server.stopping.subscribe();
         let serve = axum::serve(listener, server.router.clone()).with_graceful_shutdown(async move {
@@ -49,7 +63,7 @@ impl Server {
     /// One that listens nowhere, for who is in this process: see [`Self::answer`].
     pub fn in_process(config: Config) -> std::io::Result<Self> {
         let nowhere = config.listen;
-        Self::new(Config { tokens: Vec::new(), preload: Vec::new(), ..config }, nowhere)
+        Self::new(Config { tokens: Vec::new(), preload: Vec::new(), ..config }, nowhere, &plain)
     }
 
     /// The answer to a request that came by no connection.
@@ -60,13 +74,16 @@ impl Server {
         }
     }
 
-    fn new(config: Config, address: SocketAddr) -> std::io::Result<Self> {
+    fn new(config: Config, address: SocketAddr, make: Make<'_>) -> std::io::Result<Self> {
         let config = Arc::new(config);
         let engine = &config.engine;
-        let (threads, sequences) = (engine.threads(), engine.max_sequences);
-        let backend = CpuBackend { threads, kv: engine.kv_cache, sequences };
-        let device = DeviceHandle::start("cpu-dev-0", backend)?;
-        let registry = Registry::new(Arc::clone(&config), device);
+        let devices = (0..engine.cpu_devices).map(|index| {
+            let (threads, kv, sequences) = (engine.threads(), engine.kv_cache, engine.max_sequences);
+            let backend = CpuBackend { threads, kv, sequences };
+            DeviceHandle::start(&format!("cpu-dev-{index}"), make(index, backend))
+        });
+        let registry = Registry::new(Arc::clone(&config), devices.collect::<std::io::Result<_>>()?);
+        registry.watch_devices();
         let (stopping, stopped) = watch::channel(false);
         let router = api::router(App::new(Arc::clone(&registry), address, stopped)?);
         Ok(Self { address, registry, drain: config.drain, stopping, serving: JoinSet::new(), router })
@@ -77,6 +94,11 @@ impl Server {
         self.address
     }
 
+    /// Returns once a device is lost and cannot be set up again.
+    pub async fn until_gone(&self) {
+        self.registry.until_gone().await;
+    }
+
     /// Takes no more connections, lets running requests finish until the deadline, ends the rest, and
     /// returns when the device's thread is gone, at most a few seconds after the deadline.
     pub async fn stop(mut self) {
@@ -84,7 +106,7 @@ impl Server {
         if tokio::time::timeout(self.drain, self.serving.join_next()).await.is_err() {
             tracing::warn!("requests still run at the deadline; they are ended");
         }
-        self.registry.device.stop(LAST_STEP).await;
+        join_all(self.registry.devices.iter().map(|device| device.stop(LAST_STEP))).await;
         // Streams that were ended send their error event.
         tokio::time::timeout(LAST_WORDS, self.serving.join_next()).await.ok();
         self.serving.shutdown().await;

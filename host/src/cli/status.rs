@@ -74,7 +74,11 @@ fn render(out: &mut String, status: &Value) -> std::fmt::Result {
                 node if !node["left_alone_secs"].is_null() => &failing,
                 node => &node["state"],
             };
-            rows.push([head(&node["name"]), head(state), text(&device["name"]), memory(device), shown]);
+            let memory = match device["state"].as_str() {
+                None => memory(device),
+                Some(state) => format!("{state}: {}", text(&device["reason"])),
+            };
+            rows.push([head(&node["name"]), head(state), text(&device["name"]), memory, shown]);
         }
     }
     columns(out, &rows)?;
@@ -225,6 +229,7 @@ mod tests {
                 {"name": "a", "state": "up", "devices": [{"name": "H200", "vram_used_mb": 1, "vram_total_mb": 9}],
                  "models": [{"id": "m", "status": "loaded", "in_flight": 2, "pinned": true}]},
                 {"name": "c", "state": "up", "draining": "operator", "devices": [], "models": []},
+                {"name": "d", "state": "up", "devices": [{"name": "H200", "state": "recovering", "reason": "an illegal address"}], "models": []},
                 {"name": "b", "state": "down", "error": "not reachable", "devices": [], "models": []}],
             "loads": [{"model": "x", "node": "a", "doing": "loading", "seconds": 3.2, "waiters": 2,
                        "progress": {"phase": "reading", "bytes_done": 3, "bytes_total": 9, "bytes_per_sec": 2_500_000, "seconds_left": 6.0}},

@@ -115,8 +115,10 @@ fn movable<'a>(
 /// Choices of as many large enough devices as the model is spread over, the emptiest first.
 fn feasible(view: &NodeView, model: &Model, wanted: u64) -> Vec<Vec<u32>> {
     let least = model.min_device_vram_mb.unwrap_or(0).max(wanted);
-    let mut devices: Vec<u32> =
-        view.discovery.devices.iter().filter(|d| d.vram_total_mb >= least).map(|d| d.index).collect();
+    // On one that was lost nothing runs, whoever leaves it.
+    let is_up = |index| view.health.devices.iter().all(|d| d.index != index || d.state.is_none());
+    let large = view.discovery.devices.iter().filter(|d| d.vram_total_mb >= least && is_up(d.index));
+    let mut devices: Vec<u32> = large.map(|d| d.index).collect();
     devices.sort_by_key(|&index| (std::cmp::Reverse(free_mb(view, index)), index));
     let mut all = Vec::new();
     choose(&devices, model.min_devices.max(1) as usize, &mut Vec::new(), &mut all);

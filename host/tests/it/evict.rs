@@ -41,6 +41,22 @@ async fn every_choice_of_devices_is_tried() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn nobody_leaves_a_device_that_was_lost() {
+    let models = model("o/new", "vram_mb = 500") + &model("o/kept", "pinned = true");
+    let node = two_devices(&[info_on("old", 900, &[0]), info_on("o/kept", 600, &[1])]).await;
+    node.lock().model_mb = 500;
+    node.lock().lost = Some(0);
+    let gateway = TestGateway::start(&[&node], &["lru"], "", &models).await;
+    let answer = ask(&gateway, "o/new").await;
+    assert_eq!(answer.status, 503, "{}", answer.text());
+    assert!(node.lock().unloads.is_empty() && node.lock().loads.is_empty());
+    // Once it is up again there is room to be made.
+    node.lock().lost = None;
+    gateway.until("it is up", |status| status["nodes"][0]["devices"][0]["state"].is_null()).await;
+    served(&node, &ask(&gateway, "o/new").await, &["old"]);
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn the_plan_that_unloads_least_is_taken() {
     let models = model("o/new", "vram_mb = 500") + &model("o/kept", "pinned = true");
     // On the emptier device 700 MiB would have to go, on the other 400.

@@ -24,6 +24,24 @@ pub struct DeviceHealth {
     pub utilization_pct: u32,
     /// Degrees Celsius.
     pub temp_c: u32,
+    /// Absent: it is up. Beyond the fleet's common wire format, as is the next.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub state: Option<DeviceCondition>,
+    /// Why it is not up.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub reason: Option<String>,
+}
+
+/// Why nothing runs on a device.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum DeviceCondition {
+    /// It failed in a way that stays.
+    Poisoned,
+    /// It is being set up again.
+    Recovering,
+    /// It could not be set up again: the daemon has to be restarted.
+    Gone,
 }
 
 /// Models that the daemon loads by itself at start.

@@ -16,7 +16,9 @@ mod watch;
 
 pub use discovery::{Device, Discovery, Version, feature};
 pub use error::{ApiError, ErrorBody, LoadError, LoadFailure, LoadFailureBody, Problem};
-pub use health::{Activation, ActivationState, DeviceHealth, FailedActivation, Health, ModelLoad};
+pub use health::{
+    Activation, ActivationState, DeviceCondition, DeviceHealth, FailedActivation, Health, ModelLoad,
+};
 pub use lifecycle::{
     Capabilities, Defragged, Endpoint, Lease, LoadRequest, LoadResponse, StillNeeded, TokenCount, UnloadMode,
     UnloadRefused, UnloadRefusedBody, UnloadRequest, UnloadResponse,

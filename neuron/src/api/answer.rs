@@ -137,7 +137,7 @@ impl Answer {
         let patience = app.registry.config.engine.queue_timeout;
         let Plan { generation, output } = plan;
         let usage = Usage { prompt: generation.prompt.len(), ..Usage::default() };
-        let events = app.registry.device.generate(generation, seat, patience)?;
+        let events = app.registry.device(ready).generate(generation, seat, patience)?;
         let (ready, parts) = (Arc::clone(ready), VecDeque::new());
         Ok(Self { ready, events, first: None, output, usage, parts, over: false, remember: None })
     }

@@ -117,7 +117,7 @@ async fn vector(
 ) -> Result<Vec<f32>, ApiError> {
     let seat = seat.ok_or_else(|| ApiError::overloaded("too many requests wait for this model already"))?;
     let patience = app.registry.config.engine.queue_timeout;
-    let mut events = app.registry.device.generate(generation, seat, patience)?;
+    let mut events = app.registry.device(ready).generate(generation, seat, patience)?;
     loop {
         match events.recv().await {
             Some(Event::Vector(vector)) if vector.iter().all(|x| x.is_finite()) => return Ok(vector),

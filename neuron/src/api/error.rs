@@ -112,6 +112,10 @@ impl ApiError {
         match failure {
             Failure::QueueTimeout => Self::overloaded(&failure.to_string()),
             Failure::NotLoaded => Self::no_model(format!("{model} was unloaded before its turn came")),
+            Failure::DeviceLost(_) => {
+                let status = StatusCode::SERVICE_UNAVAILABLE;
+                Self::new(status, "server_error", "device_lost", failure.to_string())
+            }
             Failure::Cut => {
                 let status = StatusCode::SERVICE_UNAVAILABLE;
                 Self::new(status, "server_error", "model_unloaded", failure.to_string())
@@ -145,6 +149,10 @@ impl From<Unavailable> for ApiError {
         match unavailable {
             Unavailable::Busy => Self::overloaded(&unavailable.to_string()),
             Unavailable::Gone => Self::stopping(),
+            Unavailable::Lost => {
+                let status = StatusCode::SERVICE_UNAVAILABLE;
+                Self::new(status, "server_error", "device_lost", unavailable.to_string())
+            }
         }
     }
 }
@@ -201,6 +209,10 @@ fn load_failure(failure: LoadFailure) -> (StatusCode, Value) {
     let (status, body) = match failure {
         LoadFailure::Request(error) => {
             (StatusCode::BAD_REQUEST, serde_json::to_value(Problem { error, code: None }))
+        }
+        LoadFailure::Device(error) => {
+            let code = Some("device_unavailable".to_owned());
+            (StatusCode::SERVICE_UNAVAILABLE, serde_json::to_value(Problem { error, code }))
         }
         LoadFailure::Engine(error) => {
             (StatusCode::INTERNAL_SERVER_ERROR, serde_json::to_value(Problem { error, code: None }))

@@ -58,13 +58,14 @@ pub(super) async fn unload(
 
 /// Gives all memory back that holds nothing, and says what the device shows then.
 pub(super) async fn defrag(State(app): State<Arc<App>>) -> Json<Defragged> {
-    let free_before_mb = app.registry.memory().free_mb;
+    let free = || (0..app.registry.devices.len()).map(|device| app.registry.memory(device).free_mb).sum();
+    let free_before_mb = free();
     // It walks the whole heap.
     let gave = tokio::task::spawn_blocking(memory::give_back).await;
     if let Err(error) = gave {
         tracing::error!(%error, "memory could not be given back");
     }
-    Json(Defragged { free_before_mb, free_after_mb: app.registry.memory().free_mb })
+    Json(Defragged { free_before_mb, free_after_mb: free() })
 }
 
 /// `/models/{id}/endpoint` and `/models/{id}/capabilities`. The id holds slashes, encoded or not.

@@ -4,13 +4,14 @@ use std::sync::Arc;
 
 use axum::{Json, extract::State as Of};
 use neuron_protocol::{
-    Device, DeviceHealth, Discovery, Health, Limit, ModelInfo, ModelLoad, ModelStatus, Servable, Version,
-    feature,
+    Device, DeviceCondition, DeviceHealth, Discovery, Health, Limit, ModelInfo, ModelLoad, ModelStatus,
+    Servable, Version, feature,
 };
 use serde_json::{Value, json};
 
 use super::App;
 use crate::{
+    device::{DeviceHandle, DeviceState},
     host,
     registry::{Ready, Registry, State, millis},
 };
@@ -42,12 +43,15 @@ pub(super) fn discover(registry: &Registry) -> Discovery {
         kernel,
         cuda_version: None,
         driver_version: None,
-        devices: vec![Device {
-            index: 0,
-            name: host::cpu_name(),
-            vram_total_mb: registry.memory().total_mb,
-            compute_capability: String::new(),
-        }],
+        devices: (0u32..)
+            .zip(0..registry.devices.len())
+            .map(|(index, device)| Device {
+                index,
+                name: host::cpu_name(),
+                vram_total_mb: registry.memory(device).total_mb,
+                compute_capability: String::new(),
+            })
+            .collect(),
         harnesses: vec!["candle".to_owned()],
         cuda_unavailable_reason: Some(host::why_no_cuda().to_owned()),
         max_prompt_tokens: registry.config.engine.max_context,
@@ -69,7 +73,6 @@ pub(super) async fn health(Of(app): Of<Arc<App>>) -> Json<Health> {
 
 /// As it is now.
 pub(super) fn health_of(app: &App) -> Health {
-    let memory = app.registry.memory();
     let max_queued = app.registry.config.engine.max_queue_depth;
     let models = app.registry.list().into_iter().filter_map(|(_, state)| match state {
         State::Ready(ready) | State::Unloading(ready) => Some(load_of(&ready, max_queued)),
@@ -77,15 +80,25 @@ pub(super) fn health_of(app: &App) -> Health {
     });
     Health {
         uptime_secs: app.started.elapsed().as_secs(),
-        devices: vec![DeviceHealth {
-            index: 0,
-            vram_used_mb: memory.used_mb,
-            vram_free_mb: memory.free_mb,
-            ..DeviceHealth::default()
-        }],
+        devices: (0u32..)
+            .zip(&app.registry.devices)
+            .map(|(index, device)| device_of(app, index, device))
+            .collect(),
         activation: app.registry.activation(),
         models: models.collect(),
     }
+}
+
+fn device_of(app: &App, index: u32, device: &DeviceHandle) -> DeviceHealth {
+    let memory = app.registry.memory(index as usize);
+    let (state, reason) = match device.state() {
+        DeviceState::Up => (None, None),
+        DeviceState::Poisoned(lost) => (Some(DeviceCondition::Poisoned), Some(lost.reason)),
+        DeviceState::Recovering(reason) => (Some(DeviceCondition::Recovering), Some(reason)),
+        DeviceState::Gone(reason) => (Some(DeviceCondition::Gone), Some(reason)),
+    };
+    let (vram_used_mb, vram_free_mb) = (memory.used_mb, memory.free_mb);
+    DeviceHealth { index, vram_used_mb, vram_free_mb, state, reason, ..DeviceHealth::default() }
 }
 
 fn load_of(ready: &Ready, max_queue_depth: u64) -> ModelLoad {
@@ -121,10 +134,14 @@ pub(super) async fn models(Of(app): Of<Arc<App>>) -> Json<Vec<ModelInfo>> {
 pub(super) fn models_of(app: &App) -> Vec<ModelInfo> {
     let models = app.registry.list().into_iter().filter_map(|(id, state)| {
         Some(match state {
-            State::Loading => info(id, ModelStatus::Loading),
+            State::Loading => info(id, Vec::new(), ModelStatus::Loading),
             State::Ready(ready) => match ready.stats.fault() {
                 None => loaded(&ready),
-                Some(fault) => not_servable(info(id, ModelStatus::Unloaded), "fault", fault),
+                // It is loaded anew once its device is up.
+                Some(fault) if !app.registry.device(&ready).is_up() => {
+                    not_servable(info(id, on(&ready), ModelStatus::Recovering), "device_lost", fault)
+                }
+                Some(fault) => not_servable(info(id, on(&ready), ModelStatus::Unloaded), "fault", fault),
             },
             State::Unloading(ready) => not_servable(loaded(&ready), "unloading", "its last requests finish"),
             State::Failed(_) | State::Gone => return None,
@@ -133,9 +150,13 @@ pub(super) fn models_of(app: &App) -> Vec<ModelInfo> {
     models.collect()
 }
 
-fn info(id: String, status: ModelStatus) -> ModelInfo {
+fn info(id: String, devices: Vec<u32>, status: ModelStatus) -> ModelInfo {
     let (harness, capabilities) = ("candle".to_owned(), vec!["text".to_owned()]);
-    ModelInfo { id, harness, status, devices: vec![0], capabilities, ..ModelInfo::default() }
+    ModelInfo { id, harness, status, devices, capabilities, ..ModelInfo::default() }
+}
+
+fn on(ready: &Ready) -> Vec<u32> {
+    u32::try_from(ready.device).into_iter().collect()
 }
 
 fn loaded(ready: &Ready) -> ModelInfo {
@@ -147,7 +168,7 @@ fn loaded(ready: &Ready) -> ModelInfo {
         tool_call: ready.text.template.is_some(),
         reasoning: ready.text.template.as_ref().is_some_and(|template| template.thoughts.is_some()),
         capabilities: capabilities(ready),
-        ..info(ready.id.clone(), ModelStatus::Loaded)
+        ..info(ready.id.clone(), on(ready), ModelStatus::Loaded)
     }
 }
 

@@ -78,7 +78,7 @@ impl Remember {
             let answer = self.is_plain.then_some(self.answer.as_str());
             let marks = marks(text, &self.conversation, chain, &request.messages, answer, &self.tokens);
             let Self { app, ready, caller, tokens, .. } = self;
-            app.registry.device.mark(Marked { model: ready.key, caller, tokens, marks });
+            app.registry.device(&ready).mark(Marked { model: ready.key, caller, tokens, marks });
         });
     }
 }

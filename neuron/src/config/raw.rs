@@ -63,6 +63,8 @@ impl Default for Neuron {
 #[serde(deny_unknown_fields, default)]
 pub(super) struct Engine {
     pub(super) threads: usize,
+    pub(super) cpu_devices: usize,
+    pub(super) exit_when_lost: bool,
     pub(super) max_context: u64,
     pub(super) max_queue_depth: u64,
     pub(super) queue_timeout_secs: u64,
@@ -94,6 +96,8 @@ impl Default for Engine {
     fn default() -> Self {
         Self {
             threads: 0,
+            cpu_devices: 1,
+            exit_when_lost: false,
             max_context: 0,
             max_queue_depth: 32,
             queue_timeout_secs: 120,

@@ -117,6 +117,20 @@ impl Backend for Counters {
     }
 }
 
+/// Weights without a tensor, and a plan for them: the models here read none.
+fn nothing() -> (Weights, Blueprint) {
+    let header = crate::gguf::Header {
+        version: 3,
+        metadata: [].into(),
+        tensors: [].into(),
+        data_offset: 0,
+        file_len: 0,
+        parts: Vec::new(),
+    };
+    let weights = Weights::gguf(std::path::PathBuf::new(), Arc::new(header));
+    (weights, Blueprint::Decoder(shape_for_tests(Architecture::Llama)))
+}
+
 struct Rig {
     device: DeviceHandle,
     key: ModelKey,
@@ -134,21 +148,17 @@ impl Rig {
     }
 
     fn with(counters: Counters, steps: Arc<AtomicUsize>) -> Self {
-        let device = DeviceHandle::start("test-0", counters).unwrap();
-        Self { key: device.new_key(), device, stats: Arc::default(), steps }
+        let counters = Mutex::new(Some(counters));
+        let make = move || -> Result<Box<dyn Backend>, String> {
+            let made = counters.lock().unwrap().take();
+            made.map(|made| Box::new(made) as Box<dyn Backend>).ok_or_else(|| "it is gone".to_owned())
+        };
+        let device = DeviceHandle::start("test-0", Box::new(make)).unwrap();
+        Self { key: DeviceHandle::new_key(), device, stats: Arc::default(), steps }
     }
 
     async fn load(&self) {
-        let header = crate::gguf::Header {
-            version: 3,
-            metadata: [].into(),
-            tensors: [].into(),
-            data_offset: 0,
-            file_len: 0,
-            parts: Vec::new(),
-        };
-        let weights = Weights::gguf(std::path::PathBuf::new(), Arc::new(header));
-        let plan = Blueprint::Decoder(shape_for_tests(Architecture::Llama));
+        let (weights, plan) = nothing();
         let (room, stats) = (Room { context: 64, cached: 64 }, Arc::clone(&self.stats));
         self.device.load(self.key, weights, plan, room, stats).await.unwrap();
     }
@@ -253,6 +263,43 @@ async fn an_error_of_the_model_ends_one_request_only() {
     let rig = Rig::new(Duration::ZERO).await;
     assert_eq!(all(rig.ask(&[14], 9, PATIENT)).await.1, Err(Failure::Model("no".into())));
     assert_eq!(all(rig.ask(&[1], 1, PATIENT)).await.1, Ok(Finish::Length));
+}
+
+/// On which nothing can be loaded, because it is lost.
+struct Dead;
+
+impl Backend for Dead {
+    fn load(&mut self, _: &Weights, _: &Blueprint, _: Room) -> Result<Box<dyn Model>, ModelError> {
+        Err(ModelError("no context".to_owned()))
+    }
+
+    fn lost(&mut self) -> Option<Lost> {
+        Some(Lost { reason: "no context".to_owned(), may_drop: false })
+    }
+}
+
+#[tokio::test]
+async fn a_device_that_cannot_be_set_up_again_is_gone() {
+    let made = AtomicUsize::new(0);
+    let make = move || -> Result<Box<dyn Backend>, String> {
+        match made.fetch_add(1, Ordering::Relaxed) {
+            0 => Ok(Box::new(Dead)),
+            n => Err(format!("try {n}")),
+        }
+    };
+    let device = DeviceHandle::start("test-0", Box::new(make)).unwrap();
+    let rig = Rig { key: DeviceHandle::new_key(), device, stats: Arc::default(), steps: Arc::default() };
+    let (weights, plan) = nothing();
+    let room = Room { context: 1, cached: 1 };
+    let loaded = rig.device.load(rig.key, weights, plan, room, Arc::default()).await;
+    assert!(loaded.is_err_and(|e| e.to_string().contains("no context")));
+    let mut state = rig.device.watch();
+    state.wait_for(|state| matches!(state, DeviceState::Poisoned(_))).await.unwrap();
+    assert_eq!(rig.device.unload(rig.key).await, Err(Unavailable::Lost));
+    rig.device.recover(&[Duration::ZERO; 2]).await;
+    assert_eq!(rig.device.state(), DeviceState::Gone("no context; then: try 2".to_owned()));
+    // Stopping it is nothing to wait for.
+    rig.device.stop(Duration::from_secs(5)).await;
 }
 
 #[tokio::test]

@@ -13,7 +13,7 @@ use tokio::sync::{
 
 use super::{Control, Failure, Load, ModelKey};
 use crate::{
-    engine::{Backend, Lane, ModelError, Sequence, Stepped},
+    engine::{Backend, Lane, Lost, ModelError, Sequence, Stepped},
     memory,
 };
 
@@ -26,17 +26,27 @@ pub(super) struct Worker {
     lanes: HashMap<ModelKey, Lane>,
     /// Unloads that wait for their model's last sequence.
     leaving: Vec<(ModelKey, oneshot::Sender<()>)>,
+    /// Why nothing more can be computed.
+    lost: Option<Lost>,
 }
 
 impl Worker {
     pub(super) fn new(backend: Box<dyn Backend>, controls: Receiver<Control>) -> Self {
-        Self { backend, controls, lanes: HashMap::new(), leaving: Vec::new() }
+        Self { backend, controls, lanes: HashMap::new(), leaving: Vec::new(), lost: None }
     }
 
-    /// Until [`Control::Stop`], or until every handle is gone.
-    pub(super) fn run(mut self) {
+    /// Until [`Control::Stop`], or until every handle is gone, or until the device is lost; then `on_lost` comes before
+    /// anybody else is told.
+    pub(super) fn run(mut self, on_lost: impl FnOnce(&Lost)) {
         while self.drain_controls() {
-            self.step();
+            if self.lost.is_none() {
+                self.step();
+            }
+            if let Some(lost) = self.lost.take() {
+                on_lost(&lost);
+                self.give_up(&lost);
+                return;
+            }
             self.finish_unloads();
         }
     }
@@ -53,6 +63,9 @@ impl Worker {
                 Ok(Control::Stop) | Err(TryRecvError::Disconnected) => return false,
                 Ok(control) => self.obey(control),
                 Err(TryRecvError::Empty) => return true,
+            }
+            if self.lost.is_some() {
+                return true;
             }
             self.finish_unloads();
         }
@@ -98,6 +111,9 @@ impl Worker {
             Ok(Err(error)) => Err(error),
             Err(panic) => Err(ModelError(panic_text(&*panic))),
         };
+        if outcome.is_err() {
+            self.ask_whether_lost();
+        }
         // What was read to be packed, too.
         memory::give_back();
         // Nobody waiting is no reason to unload: whoever asks next finds it loaded.
@@ -107,13 +123,30 @@ impl Worker {
     /// A forward of every model that has work: models take turns.
     fn step(&mut self) {
         let (mut stalled, mut worked) = (false, false);
-        let mut faults = Vec::new();
+        let (mut failed, mut faults) = (Vec::new(), Vec::new());
         for (key, lane) in &mut self.lanes {
             match catch_unwind(AssertUnwindSafe(|| lane.step())) {
                 Ok(Stepped::Worked) => worked = true,
                 Ok(Stepped::Stalled) => stalled = true,
                 Ok(Stepped::Idle) => {}
+                Ok(Stepped::Failed) => failed.push(*key),
                 Err(panic) => faults.push((*key, panic_text(&*panic))),
+            }
+            if failed.len() + faults.len() > 0 {
+                // The others wait until it is known whether there still is a device.
+                break;
+            }
+        }
+        if failed.len() + faults.len() > 0 {
+            worked = true;
+            self.ask_whether_lost();
+            if self.lost.is_some() {
+                return;
+            }
+        }
+        for key in failed {
+            if let Some(lane) = self.lanes.get_mut(&key) {
+                lane.go_on();
             }
         }
         for (key, what) in faults {
@@ -131,6 +164,48 @@ impl Worker {
         lane.stats().set_fault(what.clone());
         lane.fail_all(&Failure::Fault(what));
         drop_model(lane);
+    }
+
+    fn ask_whether_lost(&mut self) {
+        let asked = catch_unwind(AssertUnwindSafe(|| self.backend.lost()));
+        self.lost = asked.unwrap_or_else(|panic| Some(Lost { reason: panic_text(&*panic), may_drop: false }));
+    }
+
+    /// Everybody is told, now and as they come until nobody can any more; nothing on the device is touched.
+    fn give_up(mut self, lost: &Lost) {
+        tracing::error!(reason = lost.reason, "the device was lost; all that ran on it is ended");
+        let failure = Failure::DeviceLost(lost.reason.clone());
+        for (_, mut lane) in self.lanes.drain() {
+            lane.stats().set_fault(failure.to_string());
+            lane.fail_all(&failure);
+            if lost.may_drop {
+                drop_model(lane);
+            } else {
+                std::mem::forget(lane);
+            }
+        }
+        for (_, reply) in self.leaving.drain(..) {
+            reply.send(()).ok();
+        }
+        self.controls.close();
+        while let Ok(control) = self.controls.try_recv() {
+            match control {
+                Control::Load(load) => {
+                    load.reply.send(Err(ModelError(failure.to_string()))).ok();
+                }
+                Control::Unload(_, reply) => {
+                    reply.send(()).ok();
+                }
+                Control::Generate(mut sequence) => {
+                    sequence.fail(failure.clone());
+                    sequence.flush(Instant::now());
+                }
+                Control::Cut(_) | Control::Mark(_) | Control::Stop => {}
+            }
+        }
+        if !lost.may_drop {
+            std::mem::forget(self.backend);
+        }
     }
 
     fn finish_unloads(&mut self) {

@@ -30,6 +30,8 @@ pub(crate) struct Lane {
     running: Vec<Sequence>,
     pace: Pace,
     scratch: Scratch,
+    /// What went wrong in the last step, and who was in it.
+    failed: Option<(ModelError, Vec<usize>)>,
 }
 
 /// What a step was.
@@ -40,6 +42,8 @@ pub(crate) enum Stepped {
     /// Everybody who is here waits for its client.
     Stalled,
     Worked,
+    /// The model has failed those who were in it: [`Lane::go_on`], or [`Lane::fail_all`] where it cannot.
+    Failed,
 }
 
 /// A sequence's share of a step.
@@ -65,6 +69,7 @@ impl Lane {
             running: Vec::new(),
             pace: Pace::default(),
             scratch: Scratch::default(),
+            failed: None,
         }
     }
 
@@ -95,12 +100,21 @@ impl Lane {
             return Stepped::Stalled;
         }
         if let Err(error) = self.forward(&shares) {
-            for share in &shares {
-                self.running[share.index].fail(Failure::Model(error.to_string()));
-            }
+            self.failed = Some((error, shares.iter().map(|share| share.index).collect()));
+            return Stepped::Failed;
         }
         self.leave(Instant::now());
         Stepped::Worked
+    }
+
+    /// After a step that failed: whoever was in it is told.
+    pub(crate) fn go_on(&mut self) {
+        if let Some((error, indices)) = self.failed.take() {
+            for index in indices {
+                self.running[index].fail(Failure::Model(error.to_string()));
+            }
+        }
+        self.leave(Instant::now());
     }
 
     /// Hands out what clients have room for, and gives back what those had who are done.

@@ -107,6 +107,21 @@ pub trait Backend: Send {
     /// Reads the weights into the device's memory.
     fn load(&mut self, weights: &Weights, plan: &Blueprint, room: Room)
     -> Result<Box<dyn Model>, ModelError>;
+
+    /// Whether nothing can be computed on the device any more, asked after each failure: the driver's errors of the
+    /// kind that stays, such as an illegal address.
+    fn lost(&mut self) -> Option<Lost> {
+        None
+    }
+}
+
+/// A device on which nothing can be computed any more.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Lost {
+    /// The driver's words.
+    pub reason: String,
+    /// What lies on the device may be dropped. Where the driver fails even then, it is leaked.
+    pub may_drop: bool,
 }
 
 /// What the engine's library says went wrong.

@@ -12,9 +12,9 @@ use neuron_protocol::{
     LoadError, LoadPhase, LoadRequest, Preflight, UnloadMode, UnloadRequest, model_id::ModelId,
 };
 
-use super::{Entry, LoadFailure, Ready, Registry, State, UnloadFailure};
+use super::{Entry, LoadFailure, Ready, Registry, State, UnloadFailure, devices::on_device};
 use crate::{
-    device::Stats,
+    device::{DeviceHandle, Stats},
     look::look,
     preflight::{self, Checked},
     sources,
@@ -49,12 +49,14 @@ impl Registry {
         check_request(request)?;
         self.canonical(&request.model_id)?;
         self.check_shards(request).await?;
-        let free_mb = self.memory().free_mb;
-        Ok(look(&self.config, &request.model_id, request.quant.as_deref(), free_mb).await?)
+        let (device, free_mb) = self.place(request)?;
+        let looked = look(&self.config, &request.model_id, request.quant.as_deref(), free_mb).await;
+        Ok(looked.map_err(|e| on_device(e, device))?)
     }
 
     /// A model in parts on several devices, of which there is one here.
     async fn check_shards(&self, request: &LoadRequest) -> Result<(), LoadFailure> {
+        self.place(request)?;
         let Some(tp_size) = request.tensor_parallel.filter(|size| *size > 1) else { return Ok(()) };
         let cached = sources::resolve_cached(&self.config, &request.model_id)?;
         let is_folder = cached.is_some_and(|resolved| resolved.path.is_dir());
@@ -105,11 +107,12 @@ impl Registry {
         let max_context = self.config.engine.max_context;
         let limits = self.config.engine.cache_limits();
         // Before the weights are fetched: what will be refused then is refused now.
+        let (device, free_mb) = self.place(request)?;
         let look = |path: PathBuf| -> sources::LookedAt {
-            let (id, free_mb) = (id.clone(), self.memory().free_mb);
+            let id = id.clone();
             let looked = tokio::task::spawn_blocking(move || {
                 let checked = preflight::check(&id, &path, in_situ, max_context)?;
-                preflight::fit(&id, &checked, limits, free_mb).map(|_| ())
+                preflight::fit(&id, &checked, limits, free_mb).map(|_| ()).map_err(|e| on_device(e, device))
             });
             // What fails here otherwise fails again when the file is there.
             Box::pin(async { looked.await.unwrap_or(Ok(())) })
@@ -125,15 +128,21 @@ impl Registry {
 
         entry.progress.enter(LoadPhase::Waiting, 0);
         let _turn = self.load_turn.lock().await;
-        let (room, estimate) = preflight::fit(&id, &checked, limits, self.memory().free_mb)?;
+        // Much may have happened since.
+        let (device, free_mb) = self.place(request)?;
+        let fit = preflight::fit(&id, &checked, limits, free_mb);
+        let (room, estimate) = fit.map_err(|e| on_device(e, device))?;
         let context = room.context;
         let Checked { weights, plan, text, .. } = checked;
         let (batched, encodes) = (plan.is_batched(), plan.encodes());
-        let (key, stats) = (self.device.new_key(), Arc::new(Stats::default()));
+        let (key, stats) = (DeviceHandle::new_key(), Arc::new(Stats::default()));
         entry.progress.enter_counted(LoadPhase::Reading, size, weights.counter());
         let reading = Instant::now();
-        let load = self.device.load(key, weights, plan, room, Arc::clone(&stats));
-        load.await.map_err(|e| LoadFailure::Engine(e.to_string()))?;
+        let load = self.devices[device].load(key, weights, plan, room, Arc::clone(&stats));
+        load.await.map_err(|e| match self.devices[device].is_up() {
+            true => LoadFailure::Engine(e.to_string()),
+            false => LoadFailure::Device(e.to_string()),
+        })?;
         let seconds = started.elapsed().as_secs_f64();
         #[expect(clippy::cast_precision_loss, reason = "a figure for people")]
         let mb_per_sec = (size as f64 / 1e6 / reading.elapsed().as_secs_f64().max(1e-6)).round();
@@ -147,6 +156,7 @@ impl Registry {
             in_situ: in_situ.filter(|_| !sources::is_gguf(&file)),
             file,
             key,
+            device,
             text,
             context,
             batched,
@@ -176,9 +186,9 @@ impl Registry {
         let now = request.mode == Some(UnloadMode::Now);
         let unloading = self.tasks.spawn(async move {
             if now {
-                registry.device.cut(ready.key).await?;
+                registry.device(&ready).cut(ready.key).await?;
             }
-            let unloaded = registry.device.unload(ready.key).await;
+            let unloaded = registry.device(&ready).unload(ready.key).await;
             registry.forget(&canonical, &entry);
             registry.set(&entry, State::Gone);
             tracing::info!(model = %ready.id, "the model is unloaded");
@@ -208,10 +218,6 @@ fn check_quant(ready: &Ready, wanted: Option<&str>) -> Result<(), LoadFailure> {
 fn check_request(request: &LoadRequest) -> Result<(), LoadFailure> {
     if request.harness != "candle" {
         let text = format!("there is no harness {:?} here; the only one is \"candle\"", request.harness);
-        return Err(LoadFailure::Request(text));
-    }
-    if let Some(missing) = request.devices.iter().flatten().find(|device| **device != 0) {
-        let text = format!("there is no device {missing} here; the only one is 0");
         return Err(LoadFailure::Request(text));
     }
     Ok(())

@@ -1,4 +1,4 @@
-//! The CPU device's memory, as /health, /discovery and preflight see it.
+//! A device's memory, as /health, /discovery and preflight see it.
 
 use super::{Registry, State};
 use crate::host;
@@ -13,22 +13,31 @@ pub(crate) struct DeviceMemory {
 }
 
 impl Registry {
-    /// With a configured budget: what models have been promised of it. Without: what the system says,
-    /// less what loaded models will still take when requests come.
-    pub(crate) fn memory(&self) -> DeviceMemory {
-        let estimates = self.list().into_iter().filter_map(|(_, state)| match state {
-            State::Ready(ready) | State::Unloading(ready) if ready.stats.fault().is_none() => {
-                Some(ready.estimate)
-            }
-            _ => None,
-        });
-        let (mut promised, mut working) = (0, 0);
-        for estimate in estimates {
-            promised += estimate.total_mb();
-            working += estimate.working_mb();
+    /// With a configured budget: what models have been promised of it. Without: the device's share of what the system
+    /// says, less what loaded models will still take when requests come. A device that is not up has nothing free.
+    pub(crate) fn memory(&self, device: usize) -> DeviceMemory {
+        let memory = self.memory_if_up(device);
+        match self.devices[device].is_up() {
+            true => memory,
+            false => DeviceMemory { free_mb: 0, ..memory },
         }
-        match self.config.engine.device_memory_mb {
-            0 => {
+    }
+
+    fn memory_if_up(&self, device: usize) -> DeviceMemory {
+        let (mut promised, mut working) = (0, 0);
+        for (_, state) in self.list() {
+            match state {
+                State::Ready(ready) | State::Unloading(ready) if ready.stats.fault().is_none() => {
+                    working += ready.estimate.working_mb();
+                    if ready.device == device {
+                        promised += ready.estimate.total_mb();
+                    }
+                }
+                _ => {}
+            }
+        }
+        match (self.config.engine.device_memory_mb, self.devices.len() as u64) {
+            (0, 1) => {
                 let system = host::memory();
                 let free_mb = system.available_mb.saturating_sub(working);
                 DeviceMemory {
@@ -37,7 +46,14 @@ impl Registry {
                     free_mb,
                 }
             }
-            budget => DeviceMemory {
+            (0, count) => {
+                let system = host::memory();
+                let total_mb = system.total_mb / count;
+                let left = total_mb.saturating_sub(promised);
+                let free_mb = left.min(system.available_mb.saturating_sub(working));
+                DeviceMemory { total_mb, used_mb: total_mb - free_mb, free_mb }
+            }
+            (budget, _) => DeviceMemory {
                 total_mb: budget,
                 used_mb: promised.min(budget),
                 free_mb: budget.saturating_sub(promised),

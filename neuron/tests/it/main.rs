@@ -9,6 +9,7 @@ mod bad_files;
 mod chat;
 mod choices;
 mod completions;
+mod devices;
 mod download;
 mod embeddings;
 mod estimate;

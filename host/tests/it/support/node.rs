@@ -7,7 +7,8 @@ use axum::response::Response;
 use axum::{Json, Router, routing};
 use futures_util::StreamExt;
 use neuron_protocol::{
-    Device, DeviceHealth, Discovery, Health, LoadRequest, ModelInfo, ModelStatus, UnloadRequest,
+    Device, DeviceCondition, DeviceHealth, Discovery, Health, LoadRequest, ModelInfo, ModelStatus,
+    UnloadRequest,
 };
 use serde_json::{Value, json};
 use std::collections::VecDeque;
@@ -54,6 +55,8 @@ pub struct Inner {
     pub load_error: Option<(u16, Value)>,
     pub load_takes: Duration,
     pub devices: u32,
+    /// A device on which nothing runs any more.
+    pub lost: Option<u32>,
     /// MiB of each device.
     pub total_mb: u64,
     /// What a loaded model takes.
@@ -237,7 +240,8 @@ async fn health(State(inner): Shared) -> Response {
     let device = |index| DeviceHealth {
         index,
         vram_used_mb: inner.total_mb - inner.free_mb(index),
-        vram_free_mb: inner.free_mb(index),
+        vram_free_mb: if inner.lost == Some(index) { 0 } else { inner.free_mb(index) },
+        state: inner.lost.filter(|lost| *lost == index).map(|_| DeviceCondition::Recovering),
         ..DeviceHealth::default()
     };
     let devices = (0..inner.devices).map(device).collect();
