@@ -8,7 +8,7 @@ const ARENAS: libc::c_int = 2;
 /// Bytes from which an allocation is a mapping of its own, which goes back to the system as it is freed. glibc raises
 /// this to 32 MiB as such mappings are freed, and then matrices lie in its heaps, between what stays.
 #[cfg(all(target_os = "linux", target_env = "gnu"))]
-const MAPPED: libc::c_int = 128 << 10;
+const MAPPED: libc::c_int = 1 << 20;
 
 /// Call it before any other thread is there.
 #[cfg(all(target_os = "linux", target_env = "gnu"))]

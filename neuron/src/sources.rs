@@ -8,7 +8,10 @@ mod hub;
 mod local;
 mod pace;
 
-use std::path::{Path, PathBuf};
+use std::{
+    path::{Path, PathBuf},
+    time::Duration,
+};
 
 use neuron_kernels::quant::Target;
 use neuron_protocol::{LoadError, model_id::ModelId};
@@ -29,6 +32,9 @@ pub(crate) use download::{Content, sha256};
 use hub::Hub;
 pub(crate) use hub::failed;
 pub use pace::Pace;
+
+/// How long a look at a model waits for who fetches it.
+const LOOK_PATIENCE: Duration = Duration::from_secs(5);
 
 /// Looks at a model before its weights are fetched: a folder, or a file, of which only the beginnings have come
 /// and the rest reads as zeros.
@@ -120,7 +126,9 @@ pub(crate) async fn look_at(
         Ok(None) => return Err(place.offline()),
         Err(other) => return Err(other),
     }
-    let (hub, files) = ask(&place, quant).await?;
+    let (mut hub, files) = ask(&place, quant).await?;
+    // A look must not take as long as the download that it is in the way of.
+    hub.patience = LOOK_PATIENCE;
     let progress = Progress::default();
     match choose::weights(id, &files, quant, choose::is_folder(&files))? {
         Choice::File(file) => {

@@ -59,15 +59,16 @@ fn what(node: &Value) -> String {
         devices if devices.is_empty() => String::new(),
         devices => format!(" on device {devices}"),
     };
-    let takes = match &node["preflight"] {
-        Value::Null => String::new(),
-        looked => format!(
-            ": {} MiB of {} free, {} of them weights, for {} tokens",
-            looked["required_mb"], looked["free_mb"], looked["weights_mb"], looked["context"]
-        ),
+    let mut takes = match (&node["required_mb"], &node["free_mb"]) {
+        (Value::Null, _) => String::new(),
+        (required, free) => format!(": {required} MiB of {free} free"),
     };
+    if let looked @ Value::Object(_) = &node["preflight"] {
+        takes += &format!(", {} of them weights, for {} tokens", looked["weights_mb"], looked["context"]);
+    }
     match node["outcome"].as_str() {
         Some("resident") => "it is loaded there".to_owned(),
+        Some("loading") => "it is being loaded there".to_owned(),
         Some("fits") => format!("fits{on}{takes}"),
         Some("after_unloading") => format!("fits{on} once {} are unloaded{takes}", names(&node["victims"])),
         Some("impossible") => format!("no: {}", node["message"].as_str().unwrap_or("unknown")),
@@ -81,11 +82,13 @@ mod tests {
 
     #[test]
     fn every_node_has_its_line() {
-        let looked = json!({"required_mb": 700, "free_mb": 900, "weights_mb": 600, "context": 8192});
+        let looked = json!({"weights_mb": 600, "context": 8192});
         let said = json!({"model": "o/m", "nodes": [
             {"node": "a", "outcome": "resident", "devices": [], "victims": []},
-            {"node": "long", "outcome": "fits", "devices": [1], "victims": [], "preflight": looked},
-            {"node": "b", "outcome": "after_unloading", "devices": [0, 1], "victims": ["o/x", "o/y"]},
+            {"node": "long", "outcome": "fits", "devices": [1], "victims": [], "preflight": looked,
+             "required_mb": 700, "free_mb": 900},
+            {"node": "b", "outcome": "after_unloading", "devices": [0, 1], "victims": ["o/x", "o/y"],
+             "required_mb": 700, "free_mb": 40},
             {"node": "c", "outcome": "impossible", "message": "node c: it is broken"},
             {"node": "d", "outcome": "unknown"},
         ]});
@@ -95,7 +98,7 @@ mod tests {
                 "o/m",
                 "  a     it is loaded there",
                 "  long  fits on device 1: 700 MiB of 900 free, 600 of them weights, for 8192 tokens",
-                "  b     fits on device 0, 1 once o/x, o/y are unloaded",
+                "  b     fits on device 0, 1 once o/x, o/y are unloaded: 700 MiB of 40 free",
                 "  c     no: node c: it is broken",
                 "  d     neither the node nor the catalogue says what it takes: the load will show",
             ]

@@ -7,7 +7,7 @@ use super::standing::Standing;
 use super::{Loads, Node, Why, poll};
 use crate::config::Model;
 use crate::upstream::UpstreamError;
-use neuron_protocol::{LoadRequest, Preflight, feature};
+use neuron_protocol::{LoadRequest, ModelStatus, Preflight, feature};
 use serde::Serialize;
 use std::sync::Arc;
 use std::time::Duration;
@@ -23,6 +23,11 @@ pub struct Foreseen {
     /// What the node says that the model takes; not every node can.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub preflight: Option<Preflight>,
+    /// MiB that it takes, and that are free for it now.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub required_mb: Option<u64>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub free_mb: Option<u64>,
     /// Where it would go.
     pub devices: Vec<u32>,
     /// Who would be unloaded for it, in order.
@@ -40,6 +45,8 @@ pub struct Foreseen {
 pub enum Outcome {
     /// It is there.
     Resident,
+    /// It is on its way there, and has its room.
+    Loading,
     /// There is room.
     Fits,
     /// There is room once its victims have gone.
@@ -58,19 +65,29 @@ impl Loads {
         let Some(view) = fleet.view(node) else {
             return Foreseen::impossible(node, format!("node {} has left the fleet", node.name), None);
         };
-        if find(view, model).is_some_and(|found| found.info.can_serve()) {
-            return Foreseen::new(node, Outcome::Resident);
+        if let Some(found) = find(view, model) {
+            use ModelStatus::{Loading, Recovering, Reloading};
+            if found.info.can_serve() {
+                return Foreseen::new(node, Outcome::Resident);
+            }
+            if matches!(found.info.status, Loading | Reloading | Recovering) {
+                return Foreseen::new(node, Outcome::Loading);
+            }
         }
         if let Some(why) = barred(view, model) {
             return Foreseen::impossible(node, why, None);
         }
+        let mut figures = None;
         let (preflight, need) = match self.ask_for(node, view.discovery.has(feature::PREFLIGHT), model).await
         {
             Ok(looked) => looked,
             Err(error) => {
                 let failure = refused::failure(node, model, &error);
                 match refused::need(&error) {
-                    Some(need) => (None, need),
+                    Some(need) => {
+                        figures = Some((need.mb, need.mb.saturating_sub(need.at_least)));
+                        (None, need)
+                    }
                     None => return Foreseen::impossible(node, failure.message, Some(failure.code)),
                 }
             }
@@ -78,16 +95,20 @@ impl Loads {
         if need.mb == 0 {
             return Foreseen { preflight, ..Foreseen::new(node, Outcome::Unknown) };
         }
+        let figures = preflight.as_ref().map(|looked| (looked.required_mb, looked.free_mb)).or(figures);
+        let (required_mb, free_mb) = figures.unzip();
         let config = self.config.load_full();
         let may_go = |standing: &Standing| standing.is_free_for(Why::Operator) || standing.may_be_drained();
         match cheapest(self, &config, view, model, need, &may_go) {
             Ok(plan) => {
                 let outcome = if plan.victims.is_empty() { Outcome::Fits } else { Outcome::AfterUnloading };
                 let (devices, victims) = (plan.devices, plan.victims);
-                Foreseen { preflight, devices, victims, ..Foreseen::new(node, outcome) }
+                let foreseen = Foreseen::new(node, outcome);
+                Foreseen { preflight, required_mb, free_mb, devices, victims, ..foreseen }
             }
             Err(short) => {
-                Foreseen { preflight, ..Foreseen::impossible(node, short.message, Some(short.code)) }
+                let impossible = Foreseen::impossible(node, short.message, Some(short.code));
+                Foreseen { preflight, required_mb, free_mb, ..impossible }
             }
         }
     }
@@ -120,6 +141,8 @@ impl Foreseen {
             node: node.name.clone(),
             outcome,
             preflight: None,
+            required_mb: None,
+            free_mb: None,
             devices: Vec::new(),
             victims: Vec::new(),
             message: None,

@@ -123,7 +123,10 @@ impl Rows<'_> {
         if read.is_ok() {
             self.each_of(&bytes, range, lanes, panel);
         }
-        BYTES.set(bytes);
+        // What long rows took is not kept for as long as the model is there.
+        if bytes.capacity() <= 2 * PIECE {
+            BYTES.set(bytes);
+        }
         read
     }
 

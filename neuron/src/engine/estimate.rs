@@ -8,6 +8,8 @@ use super::{
 /// MiB kept free beside a model on the CPU.
 pub const MARGIN_MB: u64 = 64;
 
+/// Bytes that a matrix takes beside what it holds: what is held of it by the allocator, on a page of its own.
+const PAGE: u64 = 4096;
 /// Bytes of an f32.
 const F32: u64 = 4;
 /// Bytes of an activation in 8 bits, its share of scales and sums included; rounded up.
@@ -62,7 +64,7 @@ impl Estimate {
                 held += columns * F32;
                 continue;
             }
-            held += kind.packed_bytes(rows, columns) * experts;
+            held += (kind.packed_bytes(rows, columns) + PAGE) * experts;
         }
         let tokens = MAX_BATCH_TOKENS as u64;
         let heads = (shape.heads + 2 * shape.kv_heads) * shape.head_dim;

@@ -16,6 +16,7 @@ use super::{Entry, LoadFailure, Ready, Registry, State, UnloadFailure, devices::
 use crate::{
     device::{DeviceHandle, Stats},
     look::look,
+    memory,
     preflight::{self, Checked},
     sources,
 };
@@ -51,6 +52,8 @@ impl Registry {
         self.check_shards(request).await?;
         let (device, free_mb) = self.place(request)?;
         let looked = look(&self.config, &request.model_id, request.quant.as_deref(), free_mb).await;
+        // Header and tokenizer were read for it, and nobody needs them now.
+        tokio::task::spawn_blocking(memory::give_back);
         Ok(looked.map_err(|e| on_device(e, device))?)
     }
 

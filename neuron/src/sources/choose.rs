@@ -16,7 +16,7 @@ const UNQUANTIZED: [&str; 5] = [SAFETENSORS, "bf16", "f16", "fp16", "f32"];
 
 /// What weights in safetensors can be quantised to as they are loaded, where the request names it.
 pub(super) fn in_situ(quant: &str) -> Option<Target> {
-    let quant = quant.to_ascii_lowercase().replace("_k", "k");
+    let quant = quant.to_ascii_lowercase();
     Target::ALL.into_iter().find(|target| target.name() == quant)
 }
 
@@ -190,7 +190,8 @@ mod tests {
         check(&[], Some("Q4_0"), Err("quant_not_found"));
         // Quantised as it is loaded; a file that is quantised already comes first.
         check(&[], Some("q4k"), Ok(None));
-        check(&[], Some("Q6_K"), Ok(None));
+        check(&[], Some("Q6K"), Ok(None));
+        check(&[], Some("Q6_K"), Err("quant_not_found"));
         check(&["m.Q8_0.gguf"], Some("q5k"), Ok(None));
         check(&["m.Q8_0.gguf"], Some("q8_0"), Ok(Some("m.Q8_0.gguf")));
         check(&["m.Q4_0.gguf"], None, Ok(Some("m.Q4_0.gguf")));

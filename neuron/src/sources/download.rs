@@ -87,7 +87,10 @@ impl<'a> Download<'a> {
         for dir in ["blobs", "refs", "snapshots"] {
             fs::create_dir_all(repo.join(dir)).map_err(io)?;
         }
-        let lock = lock(&repo).await.map_err(io)?;
+        let lock = tokio::time::timeout(hub.patience, lock(&repo))
+            .await
+            .map_err(|_| failed(hub.id, &"it is being fetched now: ask again when it is here"))?;
+        let lock = lock.map_err(io)?;
         // Files of one content are fetched once.
         let mut wanted: BTreeMap<PathBuf, (RemoteFile, Vec<PathBuf>)> = BTreeMap::new();
         for file in std::iter::once(first).chain(rest) {
@@ -185,7 +188,7 @@ impl<'a> Download<'a> {
     async fn hash_until(&self, is_over: &AtomicBool) {
         while !is_over.load(Relaxed) {
             let mut any = false;
-            for file in &self.coming {
+            for file in self.coming.iter().filter(|file| file.can_be_hashed()) {
                 let file = Arc::clone(file);
                 // What cannot be read now is an error when the file is put in its place.
                 any |= matches!(tokio::task::spawn_blocking(move || file.hash_on()).await, Ok(Ok(true)));

@@ -44,6 +44,8 @@ pub(super) struct Hub<'a> {
     pub(super) source: &'a Source,
     pub(super) repo: HFRepository<RepoTypeModel>,
     pub(super) endpoint: String,
+    /// How long others who fetch the same model are waited for.
+    pub(super) patience: Duration,
     /// For what the library asks in a way that loses what a hub says beside a redirect.
     client: reqwest::Client,
 }
@@ -62,7 +64,8 @@ impl<'a> Hub<'a> {
         let plain = reqwest::Client::builder().redirect(redirect::Policy::none());
         let plain = plain.user_agent(concat!("neuron/", env!("CARGO_PKG_VERSION"))).build();
         let client = plain.map_err(|e| failed(id, &e))?;
-        Ok(Self { id, parts, source, repo, endpoint, client })
+        let patience = Duration::MAX;
+        Ok(Self { id, parts, source, repo, endpoint, patience, client })
     }
 
     pub(super) fn revision(&self) -> &str {

@@ -8,6 +8,8 @@ use minijinja::{
 };
 use serde_json::{Number, Value as Json};
 
+use crate::tokenizer::MARK;
+
 /// How JSON is written.
 struct Style {
     /// What a level is moved in by; `None`: all in one line.
@@ -117,7 +119,8 @@ impl Style {
             return;
         }
         for c in quoted.chars() {
-            if c.is_ascii() {
+            // The guard's mark is no part of the text: it goes before anybody reads it.
+            if c.is_ascii() || c == MARK {
                 out.push(c);
                 continue;
             }

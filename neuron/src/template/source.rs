@@ -15,6 +15,13 @@ pub(super) fn adapt(source: &str) -> String {
         };
         let end = end_of(tag, close);
         let tag = &tag[..end];
+        // What is raw is put out as it stands.
+        if is_named(tag, "raw") {
+            let raw = rest[start + end..].find("endraw").map_or(rest.len(), |at| start + end + at);
+            out.push_str(&rest[start..raw]);
+            rest = &rest[raw..];
+            continue;
+        }
         match marks_training(tag) {
             Some([open, close]) => out.push_str(&format!("{{%{open} if true %}}{{% endif {close}%}}")),
             None if close == "#}" => out.push_str(tag),
@@ -54,13 +61,23 @@ fn end_of(tag: &str, close: &str) -> usize {
 /// `{% generation %}` and its end say which tokens are trained on: without meaning when a prompt is made, but for what
 /// they strip at either side.
 fn marks_training(tag: &str) -> Option<[&str; 2]> {
+    let [open, within, close] = taken_apart(tag)?;
+    matches!(within, "generation" | "endgeneration").then_some([open, close])
+}
+
+fn is_named(tag: &str, name: &str) -> bool {
+    taken_apart(tag).is_some_and(|[_, within, _]| within == name)
+}
+
+/// A block's signs at either side, and what is between.
+fn taken_apart(tag: &str) -> Option<[&str; 3]> {
     let within = tag.strip_prefix("{%")?.strip_suffix("%}")?;
     let sign = |text: &str| matches!(text, "-" | "+");
     let (open, within) = within.split_at_checked(1).filter(|(open, _)| sign(open)).unwrap_or(("", within));
     let at = within.len().saturating_sub(1);
     let (within, close) =
         within.split_at_checked(at).filter(|(_, close)| sign(close)).unwrap_or((within, ""));
-    matches!(within.trim(), "generation" | "endgeneration").then_some([open, close])
+    Some([open, within.trim(), close])
 }
 
 /// A backslash at the end of a line within a string joins it with the next, as in Python.
@@ -104,5 +121,8 @@ mod tests {
         check("{{ '}}' + \"{% generation %}\" }}\r\n", "{{ '}}' + \"{% generation %}\" }}\n");
         check("{# {% generation %} #}{{ open", "{# {% generation %} #}{{ open");
         check("ü{", "ü{");
+        let raw = "{% raw %}{% generation %}{{ 'a\\\nb' }}{% endraw %}";
+        check(&format!("{raw}{{{{ 'a\\\nb' }}}}"), &format!("{raw}{{{{ 'ab' }}}}"));
+        check("{% raw %}{{", "{% raw %}{{");
     }
 }

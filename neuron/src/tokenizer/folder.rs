@@ -14,6 +14,8 @@ use crate::folder::{self, FolderError, Problem};
 pub(crate) const FILE: &str = "tokenizer.json";
 /// The file is never longer; past it it is refused. The largest in use has 35 MB.
 pub const MAX_TOKENIZER_BYTES: u64 = 128 << 20;
+/// Bytes of text that all entries together stand for; the largest vocabularies have some 3 MB.
+const MAX_PIECES: usize = 512 << 20;
 /// Ids are below this; the largest vocabulary in use has 262,145.
 const MAX_IDS: u64 = 1 << 22;
 
@@ -42,8 +44,15 @@ impl Tokenizer {
         let tokens = tokens(&library, &settings, |id| u64::from(id) < rows.min(MAX_IDS));
         let ids = vocab.values().chain(tokens.keys()).max().map_or(0, |last| *last as usize + 1);
         let (mut texts, mut pieces) = (vec![String::new(); ids], vec![Box::<[u8]>::default(); ids]);
+        let mut bytes = 0;
         for (text, id) in vocab {
-            pieces[id as usize] = decoding.piece(&text);
+            let piece = decoding.piece(&text);
+            bytes += piece.len();
+            if bytes > MAX_PIECES {
+                let text = format!("its entries stand for more than {MAX_PIECES} bytes of text");
+                return Err(Problem::Inconsistent(text).of(FILE).into());
+            }
+            pieces[id as usize] = piece;
             texts[id as usize] = text;
         }
         for (id, token) in &tokens {

@@ -65,8 +65,10 @@ impl Tokenizer {
         let vocab = Vocab::new(header.texts("tokenizer.ggml.tokens")?.clone());
         let texts = vocab.texts();
         let kinds = header.numbers("tokenizer.ggml.token_type")?.unwrap_or(&[]);
-        let mut end: Vec<u32> = END_OF_GENERATION.iter().filter_map(|text| vocab.id(text)).collect();
-        end.sort_unstable();
+        // All that are spelled so, should there be several; each begins with one of two characters.
+        let is_end = |text: &str| text.starts_with(['<', '_']) && END_OF_GENERATION.contains(&text);
+        let mut end: Vec<u32> =
+            (0u32..).zip(texts.iter()).filter(|(_, text)| is_end(text)).map(|(id, _)| id).collect();
         let tokens = Tokens { vocab: &vocab, kinds, end: end.clone() };
         let (merges, adds_bos) = match header.text("tokenizer.ggml.model")? {
             "gpt2" => tokens.bpe(header)?,
@@ -138,11 +140,13 @@ impl Tokens<'_> {
         }
         // As in SentencePiece, and unlike in llama.cpp, no text merges into a control token.
         let is_piece = |id: usize| !matches!(self.kind(id), UNKNOWN | CONTROL | BYTE);
-        let byte = |byte: u8| self.vocab.id(&format!("<0x{byte:02X}>"));
         let unknown = header.optional_number("tokenizer.ggml.unknown_token_id")?.unwrap_or(0);
         let mut bytes = Box::new([u32::try_from(unknown).unwrap_or(0); 256]);
-        for (value, id) in (0u8..=255).zip(bytes.iter_mut()) {
-            *id = byte(value).unwrap_or(*id);
+        for (id, text) in (0u32..).zip(self.vocab.texts().iter()).filter(|(_, text)| text.starts_with("<0x"))
+        {
+            if let Some(value) = byte(text).filter(|byte| *text == format!("<0x{byte:02X}>")) {
+                bytes[usize::from(value)] = id;
+            }
         }
         if bytes.iter().any(|id| *id as usize >= count) {
             let what = "tokenizer.ggml.unknown_token_id is past the vocabulary".to_owned();

@@ -200,6 +200,26 @@ async fn two_that_want_one_model_fetch_it_once() {
 }
 
 #[tokio::test]
+async fn a_look_does_not_wait_for_a_download() {
+    let cache = tempfile::tempdir().unwrap();
+    let hub = FaultyHub::start("m.Q4_0.gguf", std::fs::read(model_file()).unwrap()).await;
+    let repo = cache.path().join("models--test--model");
+    std::fs::create_dir_all(&repo).unwrap();
+    let fetching = std::fs::File::create(repo.join("fetching.lock")).unwrap();
+    fetching.lock().unwrap();
+    let daemon = Daemon::configured(&toml(&hub, cache.path(), ""), &[]).await;
+    let ask = async || {
+        let reply = daemon.client().post("/models/preflight", json!({ "model_id": ID })).await;
+        (reply.status.as_u16(), reply.headers.contains_key("retry-after"), reply.json())
+    };
+    let (status, has_retry_after, error) = ask().await;
+    assert_eq!((status, has_retry_after, &error["error"]["kind"]), (422, true, &json!("repo_fetch_failed")));
+    assert!(error["error"]["message"].as_str().unwrap().contains("being fetched now"), "{error}");
+    fetching.unlock().unwrap();
+    assert_eq!(ask().await.0, 200);
+}
+
+#[tokio::test]
 async fn what_cannot_be_loaded_is_not_fetched() {
     let cache = tempfile::tempdir().unwrap();
     let hub = FaultyHub::start("m.Q4_0.gguf", std::fs::read(model_file()).unwrap()).await;

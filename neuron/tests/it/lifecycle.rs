@@ -124,7 +124,7 @@ async fn safetensors_are_quantised_where_the_load_says_so() {
     };
     let body = json!({ "model": "test/qwen3", "max_tokens": 4, "ignore_eos": true, "temperature": 0,
         "messages": [{ "role": "user", "content": "hello" }] });
-    for quant in ["q4k", "Q5_K", "q6k", "q8_0"] {
+    for quant in ["q4k", "Q5K", "q6k", "q8_0"] {
         assert_eq!(load("test/qwen3", quant).await.0, 200, "{quant}");
         assert_eq!(load("test/qwen3", quant).await.0, 200, "it is what was asked for");
         let (status, error) = load("test/qwen3", "safetensors").await;

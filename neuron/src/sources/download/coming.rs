@@ -45,6 +45,8 @@ pub(super) struct Coming {
     whole: AtomicBool,
     in_place: AtomicBool,
     hashed: Mutex<Hashed>,
+    /// Bytes that are hashed.
+    hashed_to: AtomicU64,
 }
 
 /// How far the file is hashed: what has come is, while the rest comes.
@@ -88,7 +90,13 @@ impl Coming {
         let (whole, in_place) = (AtomicBool::new(false), AtomicBool::new(false));
         let so_far = Some((Content::of(&file.etag).begin(file.size), 0));
         let hashed = Mutex::new(Hashed { generation: 0, so_far });
-        Ok(Self { file, links, blob, part, done: Arc::clone(done), whole, in_place, hashed })
+        let (done, hashed_to) = (Arc::clone(done), AtomicU64::new(0));
+        Ok(Self { file, links, blob, part, done, whole, in_place, hashed, hashed_to })
+    }
+
+    /// More has come than is hashed.
+    pub(super) fn can_be_hashed(&self) -> bool {
+        !self.is_in_place() && self.part.whole_until() > self.hashed_to.load(Relaxed)
     }
 
     /// Hashes some of what has come and is not hashed; `false`: there was nothing. Blocks on the disk.
@@ -100,7 +108,7 @@ impl Coming {
         };
         let Some((mut hash, from)) = so_far.filter(|_| !self.is_in_place()) else { return Ok(false) };
         let until = self.part.whole_until().min(from + HASHED_AT_ONCE);
-        let (mut buffer, mut at) = (vec![0; CHUNK], from);
+        let (mut buffer, mut at) = (vec![0; if until > from { CHUNK } else { 0 }], from);
         let mut read = Ok(());
         while at < until && read.is_ok() {
             let len = usize::try_from(until - at).unwrap_or(CHUNK).min(CHUNK);
@@ -113,6 +121,7 @@ impl Coming {
         if hashed.generation == generation {
             let so_far =
                 if read.is_ok() { (hash, at) } else { (Content::of(&self.file.etag).begin(self.size()), 0) };
+            self.hashed_to.store(so_far.1, Relaxed);
             hashed.so_far = Some(so_far);
         }
         read.map(|()| at > from)
@@ -121,6 +130,7 @@ impl Coming {
     fn hash_anew(&self) {
         let mut hashed = self.hashed.lock().unwrap_or_else(PoisonError::into_inner);
         hashed.generation += 1;
+        self.hashed_to.store(0, Relaxed);
         hashed.so_far = Some((Content::of(&self.file.etag).begin(self.size()), 0));
     }
 
