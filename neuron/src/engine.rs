@@ -20,6 +20,7 @@ mod queue;
 mod sampler;
 mod sequence;
 mod shape;
+mod shards;
 mod thoughts;
 mod weights;
 
@@ -41,6 +42,7 @@ pub use sequence::{Event, Finish, Generation, Timings};
 #[cfg(test)]
 pub(crate) use shape::shape_for_tests;
 pub use shape::{Shape, ShapeError};
+pub use shards::{Communicator, Loopback, Shard};
 pub use thoughts::Thoughts;
 pub use weights::Weights;
 pub(crate) use weights::{Kind, StoredTensor};

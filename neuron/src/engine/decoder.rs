@@ -16,8 +16,8 @@ use neuron_kernels::{
 };
 
 use super::{
-    Backend, Batch, Blueprint, Encoder, Limits, Logits, Model, ModelError, Room, Rows, Shape, Weights,
-    candle::Single,
+    Backend, Batch, Blueprint, Communicator, Encoder, Limits, Logits, Model, ModelError, Room, Rows, Shape,
+    Shard, Weights, candle::Single,
 };
 use layer::Layer;
 use rope::Rotary;
@@ -53,6 +53,8 @@ struct Decoder {
     cache: KvCache,
     buffers: Buffers,
     sequences: usize,
+    /// Those that have the rest of the model.
+    others: Option<Box<dyn Communicator>>,
 }
 
 /// Memory of a forward, used again by the next.
@@ -91,10 +93,24 @@ impl Backend for CpuBackend {
         room: Room,
     ) -> Result<Box<dyn Model>, ModelError> {
         Ok(match plan {
-            Blueprint::Decoder(shape) => Box::new(Decoder::load(*self, weights, shape, room)?),
+            Blueprint::Decoder(shape) => Box::new(Decoder::load(*self, weights, shape, room, None)?),
             Blueprint::Encoder(form) => Box::new(Encoder::load(self.threads, weights, form, room)?),
             Blueprint::Candle(form) => Box::new(Single::load(form, weights, room)?),
         })
+    }
+
+    fn load_shard(
+        &mut self,
+        weights: &Weights,
+        plan: &Blueprint,
+        room: Room,
+        shard: Shard,
+    ) -> Result<Box<dyn Model>, ModelError> {
+        let Blueprint::Decoder(shape) = plan else {
+            return Err(ModelError("only our own decoder is computed in parts".to_owned()));
+        };
+        let weights = weights.clone().sharded(shard.rank, shard.size);
+        Ok(Box::new(Decoder::load(*self, &weights, shape, room, Some(shard.communicator))?))
     }
 }
 
@@ -128,9 +144,9 @@ impl Model for Decoder {
         self.place(&spans);
         self.rotary.turn(&spans);
         for index in 0..self.layers.len() {
-            let Self { shape, pool, layers, rotary, cache, buffers, .. } = self;
-            layers[index].attention(shape, pool, rotary, cache, index, buffers, &step);
-            layers[index].feed_forward(shape, pool, buffers, &step);
+            let Self { shape, pool, layers, rotary, cache, buffers, others, .. } = self;
+            layers[index].attention(shape, pool, rotary, cache, index, buffers, &step, others)?;
+            layers[index].feed_forward(shape, pool, buffers, &step, others)?;
         }
         self.states(batch);
         Ok(self.logits(batch))

@@ -1,6 +1,6 @@
 //! What a device's thread asks of a model.
 
-use super::{Blueprint, Weights};
+use super::{Blueprint, Shard, Weights};
 
 /// A loaded model with the memory of its sequences. It never leaves its device's thread.
 pub trait Model {
@@ -107,6 +107,19 @@ pub trait Backend: Send {
     /// Reads the weights into the device's memory.
     fn load(&mut self, weights: &Weights, plan: &Blueprint, room: Room)
     -> Result<Box<dyn Model>, ModelError>;
+
+    /// As [`Self::load`], a part of a model that runs on several devices at once. `plan` is the part's own, as
+    /// [`super::Shape::sharded`] makes it.
+    fn load_shard(
+        &mut self,
+        weights: &Weights,
+        plan: &Blueprint,
+        room: Room,
+        shard: Shard,
+    ) -> Result<Box<dyn Model>, ModelError> {
+        let _unused = (weights, plan, room, shard);
+        Err(ModelError("models in parts are not computed here".to_owned()))
+    }
 
     /// Whether nothing can be computed on the device any more, asked after each failure: the driver's errors of the
     /// kind that stays, such as an illegal address.

@@ -39,6 +39,31 @@ pub struct Shape {
     pub tied: bool,
 }
 
+impl Shape {
+    /// Of each of `size` parts: some of the heads and of the feed-forward. Errors where they cannot be shared out evenly.
+    pub fn sharded(&self, size: u64) -> Result<Self, String> {
+        let part = |what: &str, count: u64| match count.is_multiple_of(size) {
+            true => Ok(count / size),
+            false => Err(format!("its {count} {what} cannot be shared out over {size} devices")),
+        };
+        let experts = self.experts.map(|experts| {
+            let feed_forward = part("columns of an expert", experts.feed_forward)?;
+            Ok::<_, String>(Experts { feed_forward, ..experts })
+        });
+        Ok(Self {
+            heads: part("heads", self.heads)?,
+            kv_heads: part("heads of keys and values", self.kv_heads)?,
+            // With experts it says nothing.
+            feed_forward: match experts {
+                None => part("columns of the feed-forward", self.feed_forward)?,
+                Some(_) => self.feed_forward,
+            },
+            experts: experts.transpose()?,
+            ..self.clone()
+        })
+    }
+}
+
 /// How positions turn queries and keys.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Rope {

@@ -29,6 +29,8 @@ pub struct Weights {
     pub(crate) files: Files,
     /// What matrices of floats become.
     in_situ: Option<Target>,
+    /// Of which rank, of how many, the parts are read.
+    shard: Option<[usize; 2]>,
     /// Bytes that have been read of them.
     read: Arc<AtomicU64>,
 }
@@ -61,6 +63,8 @@ pub(crate) struct StoredTensor {
     from: u64,
     /// Bytes.
     len: usize,
+    /// Of each stored row only some columns are meant: bytes of the whole row, and those before them.
+    narrowed: Option<[usize; 2]>,
     /// Counts bytes that are read.
     read: Arc<AtomicU64>,
 }
@@ -96,6 +100,29 @@ impl Kind {
     }
 }
 
+/// How a tensor is cut into parts for several ranks.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Cut {
+    /// Each rank makes some of what comes out.
+    Rows,
+    /// Each rank takes some of what goes in, and what comes out is summed.
+    Columns,
+}
+
+impl Cut {
+    /// Of the tensor that GGUF calls so; `None`: every rank has all of it.
+    fn of(name: &str) -> Option<Self> {
+        let (_, part) = name.strip_prefix("blk.")?.split_once('.')?;
+        match part.rsplit_once('.')?.0 {
+            "attn_q" | "attn_k" | "attn_v" | "ffn_gate" | "ffn_up" | "ffn_gate_exps" | "ffn_up_exps" => {
+                Some(Self::Rows)
+            }
+            "attn_output" | "ffn_down" | "ffn_down_exps" => Some(Self::Columns),
+            _ => None,
+        }
+    }
+}
+
 impl StoredTensor {
     /// `from` and `len`: bytes of the file at `path`. Errors where it cannot be opened.
     pub(crate) fn open(
@@ -108,7 +135,46 @@ impl StoredTensor {
         let file = File::open(path).map_err(|e| ModelError(format!("{}: {e}", path.display())))?;
         let size = |n: u64| usize::try_from(n).unwrap_or(usize::MAX);
         let (rows, columns, len) = (size(rows), size(columns), size(len));
-        Ok(Self { name: name.to_owned(), rows, columns, kind, file, from, len, read: Arc::default() })
+        Ok(Self {
+            name: name.to_owned(),
+            rows,
+            columns,
+            kind,
+            file,
+            from,
+            len,
+            narrowed: None,
+            read: Arc::default(),
+        })
+    }
+
+    /// What a rank has of it.
+    fn part(self, cut: Cut, [rank, size]: [usize; 2]) -> Result<Self, ModelError> {
+        let each = self.float()?.bytes();
+        let (rows, columns) = (self.rows, self.columns);
+        // A vector is one row.
+        let count = if cut == Cut::Rows && rows > 1 { rows } else { columns };
+        if !count.is_multiple_of(size) {
+            return Err(ModelError(format!("tensor {} cannot be cut into {size} parts", self.name)));
+        }
+        let part = count / size;
+        let bytes_of = |columns: usize| columns * each;
+        Ok(match cut {
+            Cut::Rows if rows > 1 => {
+                let len = part * bytes_of(columns);
+                Self { rows: part, from: self.from + (rank * len) as u64, len, ..self }
+            }
+            Cut::Rows => {
+                let len = bytes_of(part);
+                Self { columns: part, from: self.from + (rank * len) as u64, len, ..self }
+            }
+            Cut::Columns => Self {
+                columns: part,
+                len: rows * bytes_of(part),
+                narrowed: Some([bytes_of(columns), rank * bytes_of(part)]),
+                ..self
+            },
+        })
     }
 
     /// As a matrix that is multiplied with.
@@ -161,24 +227,39 @@ impl Stored for StoredTensor {
     }
 
     fn read(&self, from: usize, into: &mut [u8]) -> io::Result<()> {
-        self.file.read_exact_at(into, self.from + from as u64)?;
-        self.read.fetch_add(into.len() as u64, Ordering::Relaxed);
+        let read = |into: &mut [u8], from: usize| {
+            self.read.fetch_add(into.len() as u64, Ordering::Relaxed);
+            self.file.read_exact_at(into, self.from + from as u64)
+        };
+        let Some([whole, skipped]) = self.narrowed else { return read(into, from) };
+        // Whole rows are asked for, by whoever packs them and by who wants all.
+        let row_len = self.len / self.rows.max(1);
+        let mut rows = vec![0; into.len() / row_len * whole];
+        read(&mut rows, from / row_len * whole)?;
+        for (row, into) in rows.chunks_exact(whole).zip(into.chunks_exact_mut(row_len)) {
+            into.copy_from_slice(&row[skipped..skipped + row_len]);
+        }
         Ok(())
     }
 }
 
 impl Weights {
     pub fn gguf(path: PathBuf, header: Arc<Header>) -> Self {
-        Self { files: Files::Gguf { path, header }, in_situ: None, read: Arc::default() }
+        Self { files: Files::Gguf { path, header }, in_situ: None, shard: None, read: Arc::default() }
     }
 
     pub fn safetensors(files: Arc<Safetensors>) -> Self {
-        Self { files: Files::Safetensors(files), in_situ: None, read: Arc::default() }
+        Self { files: Files::Safetensors(files), in_situ: None, shard: None, read: Arc::default() }
     }
 
     /// Matrices of floats are quantised as they are loaded.
     pub fn quantised(self, target: Option<Target>) -> Self {
         Self { in_situ: target, ..self }
+    }
+
+    /// The parts of the tensors that a rank of several has. Of floats alone: a quantised row cannot be cut anywhere.
+    pub fn sharded(self, rank: usize, size: usize) -> Self {
+        Self { shard: Some([rank, size]), ..self }
     }
 
     /// Counts the bytes that are read from now on.
@@ -201,6 +282,10 @@ impl Weights {
             Files::Gguf { path, header } => in_gguf(path, header, name, expert),
             Files::Safetensors(files) => files.stored(name, expert),
         }?;
+        let tensor = match (self.shard, Cut::of(name)) {
+            (Some(shard), Some(cut)) => tensor.part(cut, shard)?,
+            _ => tensor,
+        };
         let kind = self.held(tensor.kind, name, tensor.rows as u64, tensor.columns as u64);
         Ok(StoredTensor { kind, read: self.counter(), ..tensor })
     }

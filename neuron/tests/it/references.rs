@@ -7,7 +7,10 @@
 use std::{path::PathBuf, sync::Arc};
 
 use neuron::{
-    engine::{Backend, Batch, Blueprint, CpuBackend, KvFormat, Model, Part, Room, Rows, Weights},
+    engine::{
+        Backend, Batch, Blueprint, Communicator, CpuBackend, KvFormat, Loopback, Model, Part, Room, Rows,
+        Shard, Weights,
+    },
     gguf::Header,
     safetensors::Safetensors,
     text::TextModel,
@@ -181,6 +184,53 @@ fn logits_of_weights_quantised_as_they_are_loaded_are_near() {
         }
     }
     assert!(wrong.is_empty(), "{wrong:#?}");
+}
+
+/// Two ranks, each a thread with half of the heads and of the feed-forward: both have the logits of the whole, to the
+/// same bit.
+#[test]
+fn logits_of_models_in_parts_are_those_of_transformers() {
+    for (name, bound, _) in MODELS {
+        let files = Arc::new(Safetensors::open(&folder(name)).unwrap());
+        let Blueprint::Decoder(whole) = Blueprint::from_safetensors(&files).unwrap() else {
+            panic!("{name}")
+        };
+        let shape = match whole.sharded(2) {
+            Ok(shape) => shape,
+            // It has one head of keys and values.
+            Err(why) => {
+                assert!(name == "gemma3" && why.contains("1 heads of keys and values"), "{name}: {why}");
+                continue;
+            }
+        };
+        let reference = reference(name);
+        for (in_situ, bound) in [(None, bound), (Some(Target::Q8_0), 0.1)] {
+            let run = |rank: usize, communicator: Box<dyn Communicator>| {
+                let mut backend = CpuBackend { threads: 1, kv: KvFormat::F32, sequences: 2 };
+                let weights = Weights::safetensors(Arc::clone(&files)).quantised(in_situ);
+                let (room, shard) =
+                    (Room { context: 64, cached: 256 }, Shard { rank, size: 2, communicator });
+                let plan = Blueprint::Decoder(shape.clone());
+                let model = &mut *backend.load_shard(&weights, &plan, room, shard).unwrap();
+                let len = reference.prompt.len();
+                let error = in_chunks(model, &reference, &[1, 7, len - 8], Some(&[5, 1, 3]));
+                let (whole, parts) = (files.bytes(), model.weights_bytes());
+                assert!(in_situ.is_some() || parts < whole, "{parts} of {whole}");
+                (error, step(model, [&reference.prompt, &[]], [0, 0], [len, 0]))
+            };
+            let ranks = Loopback::ranks(2, std::time::Duration::from_secs(60));
+            let seen: Vec<_> = std::thread::scope(|scope| {
+                let run = &run;
+                let ranks = ranks.into_iter().enumerate();
+                let ranks: Vec<_> =
+                    ranks.map(|(rank, comm)| scope.spawn(move || run(rank, Box::new(comm)))).collect();
+                ranks.into_iter().map(|rank| rank.join().unwrap()).collect()
+            });
+            assert_eq!(seen[0], seen[1], "{name}");
+            println!("{name}, {in_situ:?}: {:.1e}", seen[0].0);
+            assert!(seen[0].0 <= bound, "{name}, {in_situ:?}: {} > {bound}", seen[0].0);
+        }
+    }
 }
 
 #[test]

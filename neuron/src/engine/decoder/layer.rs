@@ -13,7 +13,10 @@ use super::{
     experts::Experts,
     rope::{Angles, Rotary},
 };
-use crate::engine::{Shape, architecture::Activation};
+use crate::engine::{Communicator, ModelError, Shape, architecture::Activation};
+
+/// The ranks that have the rest of the model.
+type Others = Option<Box<dyn Communicator>>;
 
 pub(super) struct Layer {
     pub(super) attention_norm: Vec<f32>,
@@ -68,7 +71,8 @@ impl Layer {
         index: usize,
         buffers: &mut Buffers,
         step: &Step<'_>,
-    ) {
+        others: &mut Others,
+    ) -> Result<(), ModelError> {
         let dim = shape.head_dim as usize;
         let (heads, kv_heads) = (shape.heads as usize, shape.kv_heads as usize);
         let Buffers { x, added, input, queries, keys, values, slots, .. } = buffers;
@@ -104,7 +108,7 @@ impl Layer {
         attend(pool, cache, index, &heads_of, step.spans, queries, heads * dim, seen);
         input.ready(pool, [&self.attention_out]);
         let norm = self.attention_post_norm.as_deref();
-        add(pool, &self.attention_out, input, norm, shape.epsilon, x, added);
+        add(pool, &self.attention_out, input, norm, shape.epsilon, x, added, others)
     }
 
     /// Adds to the residual stream what the feed-forward makes of it.
@@ -114,7 +118,8 @@ impl Layer {
         pool: &mut Pool,
         buffers: &mut Buffers,
         step: &Step<'_>,
-    ) {
+        others: &mut Others,
+    ) -> Result<(), ModelError> {
         let Buffers { x, added, input, gate, up, .. } = buffers;
         normed(pool, x, &self.feed_forward_norm, shape.epsilon, input);
         let activation = shape.architecture.activation();
@@ -133,13 +138,17 @@ impl Layer {
                 });
                 input.ready(pool, [down]);
                 let norm = self.feed_forward_post_norm.as_deref();
-                add(pool, down, input, norm, shape.epsilon, x, added);
+                add(pool, down, input, norm, shape.epsilon, x, added, others)
             }
             FeedForward::Experts(experts) => {
                 added.clear();
                 added.resize(x.len(), 0.0);
                 experts.run(pool, input, &mut buffers.experts, activation, added);
+                if let Some(others) = others {
+                    others.all_reduce(added)?;
+                }
                 ops::add(x, added);
+                Ok(())
             }
         }
     }
@@ -161,7 +170,9 @@ fn normed(pool: &mut Pool, x: &[f32], weight: &[f32], epsilon: f32, input: &mut 
     });
 }
 
-/// x += input * matrix, normalised before it is added where there is a norm.
+/// x += input * matrix, summed over all ranks where there are several, and normalised before it is added where there
+/// is a norm.
+#[expect(clippy::too_many_arguments, reason = "the decoder's parts, borrowed apart")]
 fn add(
     pool: &mut Pool,
     matrix: &Matrix,
@@ -170,16 +181,22 @@ fn add(
     epsilon: f32,
     x: &mut [f32],
     added: &mut Vec<f32>,
-) {
-    let Some(norm) = norm else {
+    others: &mut Others,
+) -> Result<(), ModelError> {
+    if norm.is_none() && others.is_none() {
         multiply(pool, &mut [Product::adding(matrix, input, x)]);
-        return;
-    };
+        return Ok(());
+    }
     added.resize(x.len(), 0.0);
     multiply(pool, &mut [Product::new(matrix, input, added)]);
-    let width = norm.len();
-    each_row(pool, added, width, |_, row| ops::rms_norm_in_place(row, norm, epsilon));
+    if let Some(others) = others {
+        others.all_reduce(added)?;
+    }
+    if let Some(norm) = norm {
+        each_row(pool, added, norm.len(), |_, row| ops::rms_norm_in_place(row, norm, epsilon));
+    }
     ops::add(x, added);
+    Ok(())
 }
 
 impl Projection {

@@ -12,7 +12,7 @@ use super::{
     layer::{FeedForward, Layer, Projection},
     rope::Rotary,
 };
-use crate::engine::{ModelError, Room, Shape, Weights, shape::Scaling, weights::Files};
+use crate::engine::{Communicator, ModelError, Room, Shape, Weights, shape::Scaling, weights::Files};
 
 /// How keys and values are held.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
@@ -45,6 +45,7 @@ impl Decoder {
         weights: &Weights,
         shape: &Shape,
         room: Room,
+        others: Option<Box<dyn Communicator>>,
     ) -> Result<Self, ModelError> {
         let threads = backend.threads.max(1);
         let mut pool = Pool::new("cpu-0", threads).map_err(|e| ModelError(format!("no thread: {e}")))?;
@@ -70,6 +71,7 @@ impl Decoder {
             layers,
             buffers: Buffers::default(),
             sequences: backend.sequences.clamp(1, MAX_SEQUENCES),
+            others,
         })
     }
 }
