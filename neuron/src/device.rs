@@ -1,5 +1,6 @@
 //! A device and the thread that owns it. Everything outside holds handles: tensors never leave the thread.
 
+mod parts;
 mod prefixes;
 mod stats;
 mod worker;
@@ -15,6 +16,7 @@ use std::{
 
 use tokio::sync::{mpsc, oneshot, watch};
 
+pub(crate) use parts::{Follower, Job, Role};
 pub(crate) use stats::{Seat, Stats};
 
 use crate::engine::{Backend, Blueprint, Event, Generation, Lost, Mark, ModelError, Room, Sequence, Weights};
@@ -61,6 +63,10 @@ pub(crate) enum Control {
     /// Ends every sequence of the model.
     Cut(ModelKey),
     Generate(Box<Sequence>),
+    /// Computes with a part of a model what its leader computes with its own.
+    Run(ModelKey, Arc<Job>),
+    /// The part's leader is gone.
+    Forget(ModelKey),
     Mark(Box<Marked>),
     /// Ends every sequence and then the thread.
     Stop,
@@ -82,6 +88,7 @@ pub(crate) struct Load {
     pub(crate) plan: Blueprint,
     pub(crate) room: Room,
     pub(crate) stats: Arc<Stats>,
+    pub(crate) role: Role,
     pub(crate) reply: oneshot::Sender<Result<(), ModelError>>,
 }
 
@@ -206,12 +213,18 @@ impl DeviceHandle {
         plan: Blueprint,
         room: Room,
         stats: Arc<Stats>,
+        role: Role,
     ) -> Result<(), ModelError> {
         let (reply, answer) = oneshot::channel();
-        let load = Load { key, weights, plan, room, stats, reply };
+        let load = Load { key, weights, plan, room, stats, role, reply };
         let gone = || ModelError(self.closed().to_string());
         self.controls().send(Control::Load(Box::new(load))).await.map_err(|_| gone())?;
         answer.await.map_err(|_| gone())?
+    }
+
+    /// As another device is told of it, of which a part of the model is.
+    pub(crate) fn follower(&self, key: ModelKey) -> Follower {
+        Follower { controls: self.controls(), key }
     }
 
     /// Returns once the model's last sequence has ended and its memory is back.

@@ -12,12 +12,14 @@ use crate::{
     sources,
 };
 
-/// Looks at a model of which no more is fetched for that than its beginnings. `free_mb`: what it could have.
+/// Looks at a model of which no more is fetched for that than its beginnings. `free_mb`: what it could have on each of
+/// `devices`, which the figures are of.
 pub(crate) async fn look(
     config: &Config,
     id: &str,
     quant: Option<&str>,
     free_mb: u64,
+    devices: usize,
 ) -> Result<Preflight, LoadError> {
     let found = Arc::new(Mutex::new(None));
     let (limits, in_situ) = (config.engine.cache_limits(), sources::in_situ(quant));
@@ -26,6 +28,7 @@ pub(crate) async fn look(
         Box::pin(async move {
             let looked = tokio::task::spawn_blocking(move || {
                 let checked = preflight::check(&id, &path, in_situ, limits.max_context)?;
+                let checked = checked.sharded(devices).map_err(|why| sources::failed(&id, &why))?;
                 let (room, estimate) = preflight::fit(&id, &checked, limits, free_mb)?;
                 let Checked { plan, .. } = &checked;
                 let file = path.file_name().map(|name| name.to_string_lossy().into_owned());

@@ -34,6 +34,19 @@ pub struct Checked {
     pub context: u64,
 }
 
+impl Checked {
+    /// What each of `size` devices has of it. Errors, in words, where it cannot be shared out.
+    pub fn sharded(self, size: usize) -> Result<Self, String> {
+        let plan = match &self.plan {
+            _ if size == 1 => return Ok(self),
+            Blueprint::Decoder(shape) => shape.sharded(size as u64).map(Blueprint::Decoder),
+            other => Err(format!("{} is not computed in parts", other.name())),
+        };
+        let plan = plan.map_err(|why| format!("{why}: leave tensor_parallel out"))?;
+        Ok(Self { plan, ..self })
+    }
+}
+
 /// Reads and checks the headers at `path`, a GGUF file or the folder of a model in safetensors.
 /// `in_situ`: what weights in safetensors are quantised to. `max_context`: the configured limit, 0 for none. Blocks on
 /// the disk.

@@ -138,7 +138,7 @@ pub(super) fn models_of(app: &App) -> Vec<ModelInfo> {
             State::Ready(ready) => match ready.stats.fault() {
                 None => loaded(&ready),
                 // It is loaded anew once its device is up.
-                Some(fault) if !app.registry.device(&ready).is_up() => {
+                Some(fault) if ready.devices.iter().any(|device| !app.registry.devices[*device].is_up()) => {
                     not_servable(info(id, on(&ready), ModelStatus::Recovering), "device_lost", fault)
                 }
                 Some(fault) => not_servable(info(id, on(&ready), ModelStatus::Unloaded), "fault", fault),
@@ -156,12 +156,12 @@ fn info(id: String, devices: Vec<u32>, status: ModelStatus) -> ModelInfo {
 }
 
 fn on(ready: &Ready) -> Vec<u32> {
-    u32::try_from(ready.device).into_iter().collect()
+    ready.devices.iter().filter_map(|device| u32::try_from(*device).ok()).collect()
 }
 
 fn loaded(ready: &Ready) -> ModelInfo {
     ModelInfo {
-        vram_used_mb: Some(ready.estimate.total_mb()),
+        vram_used_mb: Some(ready.estimate.total_mb() * ready.devices.len() as u64),
         limit: Some(Limit { context: ready.context, input: None, output: ready.context }),
         engine: Some(if ready.batched || ready.encodes { "batched" } else { "single" }.to_owned()),
         generation: Some(ready.generation),

@@ -160,7 +160,7 @@ impl Rig {
     async fn load(&self) {
         let (weights, plan) = nothing();
         let (room, stats) = (Room { context: 64, cached: 64 }, Arc::clone(&self.stats));
-        self.device.load(self.key, weights, plan, room, stats).await.unwrap();
+        self.device.load(self.key, weights, plan, room, stats, Role::Alone).await.unwrap();
     }
 
     fn ask(&self, prompt: &[u32], max_tokens: usize, patience: Duration) -> mpsc::Receiver<Event> {
@@ -291,13 +291,13 @@ async fn a_device_that_cannot_be_set_up_again_is_gone() {
     let rig = Rig { key: DeviceHandle::new_key(), device, stats: Arc::default(), steps: Arc::default() };
     let (weights, plan) = nothing();
     let room = Room { context: 1, cached: 1 };
-    let loaded = rig.device.load(rig.key, weights, plan, room, Arc::default()).await;
+    let loaded = rig.device.load(rig.key, weights, plan, room, Arc::default(), Role::Alone).await;
     assert!(loaded.is_err_and(|e| e.to_string().contains("no context")));
     let mut state = rig.device.watch();
     state.wait_for(|state| matches!(state, DeviceState::Poisoned(_))).await.unwrap();
-    assert_eq!(rig.device.unload(rig.key).await, Err(Unavailable::Lost));
     rig.device.recover(&[Duration::ZERO; 2]).await;
     assert_eq!(rig.device.state(), DeviceState::Gone("no context; then: try 2".to_owned()));
+    assert_eq!(rig.device.unload(rig.key).await, Err(Unavailable::Lost));
     // Stopping it is nothing to wait for.
     rig.device.stop(Duration::from_secs(5)).await;
 }

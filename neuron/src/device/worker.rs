@@ -11,9 +11,9 @@ use tokio::sync::{
     oneshot,
 };
 
-use super::{Control, Failure, Load, ModelKey};
+use super::{Control, Failure, Job, Load, ModelKey, Role, parts::Leading};
 use crate::{
-    engine::{Backend, Lane, Lost, ModelError, Sequence, Stepped},
+    engine::{Backend, Lane, Lost, Model, ModelError, Sequence, Stepped},
     memory,
 };
 
@@ -24,6 +24,8 @@ pub(super) struct Worker {
     backend: Box<dyn Backend>,
     controls: Receiver<Control>,
     lanes: HashMap<ModelKey, Lane>,
+    /// Parts of models that other devices lead.
+    parts: HashMap<ModelKey, Box<dyn Model>>,
     /// Unloads that wait for their model's last sequence.
     leaving: Vec<(ModelKey, oneshot::Sender<()>)>,
     /// Why nothing more can be computed.
@@ -32,7 +34,14 @@ pub(super) struct Worker {
 
 impl Worker {
     pub(super) fn new(backend: Box<dyn Backend>, controls: Receiver<Control>) -> Self {
-        Self { backend, controls, lanes: HashMap::new(), leaving: Vec::new(), lost: None }
+        Self {
+            backend,
+            controls,
+            lanes: HashMap::new(),
+            parts: HashMap::new(),
+            leaving: Vec::new(),
+            lost: None,
+        }
     }
 
     /// Until [`Control::Stop`], or until every handle is gone, or until the device is lost; then `on_lost` comes before
@@ -81,6 +90,8 @@ impl Worker {
                 }
             }
             Control::Generate(sequence) => self.start(*sequence),
+            Control::Run(key, job) => self.run_part(key, &job),
+            Control::Forget(key) => self.forget_part(key),
             Control::Mark(marked) => {
                 if let Some(lane) = self.lanes.get_mut(&marked.model) {
                     lane.mark(&marked.caller, &marked.tokens, &marked.marks);
@@ -101,11 +112,25 @@ impl Worker {
     }
 
     fn load(&mut self, load: Load) {
-        let Load { key, weights, plan, room, stats, reply } = load;
-        let loaded = catch_unwind(AssertUnwindSafe(|| self.backend.load(&weights, &plan, room)));
+        let Load { key, weights, plan, room, stats, role, reply } = load;
+        let backend = &mut self.backend;
+        let loaded = catch_unwind(AssertUnwindSafe(|| match role {
+            Role::Alone => backend.load(&weights, &plan, room).map(|model| (model, true)),
+            Role::Leads(shard, followers) => {
+                let own = backend.load_shard(&weights, &plan, room, shard)?;
+                Ok((Box::new(Leading::new(own, followers)) as Box<dyn Model>, true))
+            }
+            Role::Follows(shard) => {
+                backend.load_shard(&weights, &plan, room, shard).map(|model| (model, false))
+            }
+        }));
         let outcome = match loaded {
-            Ok(Ok(model)) => {
+            Ok(Ok((model, true))) => {
                 self.lanes.insert(key, Lane::new(model, stats));
+                Ok(())
+            }
+            Ok(Ok((part, false))) => {
+                self.parts.insert(key, part);
                 Ok(())
             }
             Ok(Err(error)) => Err(error),
@@ -118,6 +143,28 @@ impl Worker {
         memory::give_back();
         // Nobody waiting is no reason to unload: whoever asks next finds it loaded.
         reply.send(outcome).ok();
+    }
+
+    /// One that fails is dropped: then the ranks that wait for it hear of it.
+    fn run_part(&mut self, key: ModelKey, job: &Job) {
+        let Some(part) = self.parts.get_mut(&key) else { return };
+        let ran = catch_unwind(AssertUnwindSafe(|| job.run(part.as_mut())));
+        let error = match ran {
+            Ok(Ok(())) => return,
+            Ok(Err(error)) => error.to_string(),
+            Err(panic) => panic_text(&*panic),
+        };
+        tracing::error!(error, "a part of a model failed");
+        self.ask_whether_lost();
+        if self.lost.is_none() {
+            self.forget_part(key);
+        }
+    }
+
+    fn forget_part(&mut self, key: ModelKey) {
+        if let Some(part) = self.parts.remove(&key) {
+            drop_model(part);
+        }
     }
 
     /// A forward of every model that has work: models take turns.
@@ -145,8 +192,10 @@ impl Worker {
             }
         }
         for key in failed {
-            if let Some(lane) = self.lanes.get_mut(&key) {
-                lane.go_on();
+            let Some(lane) = self.lanes.get_mut(&key) else { continue };
+            match lane.broken().map(str::to_owned) {
+                Some(why) => faults.push((key, why)),
+                None => lane.go_on(),
             }
         }
         for (key, what) in faults {
@@ -187,6 +236,13 @@ impl Worker {
         for (_, reply) in self.leaving.drain(..) {
             reply.send(()).ok();
         }
+        for (_, part) in self.parts.drain() {
+            if lost.may_drop {
+                drop_model(part);
+            } else {
+                std::mem::forget(part);
+            }
+        }
         self.controls.close();
         while let Ok(control) = self.controls.try_recv() {
             match control {
@@ -200,7 +256,11 @@ impl Worker {
                     sequence.fail(failure.clone());
                     sequence.flush(Instant::now());
                 }
-                Control::Cut(_) | Control::Mark(_) | Control::Stop => {}
+                Control::Cut(_)
+                | Control::Mark(_)
+                | Control::Run(..)
+                | Control::Forget(_)
+                | Control::Stop => {}
             }
         }
         if !lost.may_drop {
@@ -217,7 +277,7 @@ impl Worker {
                     continue;
                 }
                 Some(idle) => drop_model(idle),
-                None => {}
+                None => self.forget_part(key),
             }
             reply.send(()).ok();
         }
@@ -225,8 +285,8 @@ impl Worker {
 }
 
 /// Drops the weights and hands their memory back to the system.
-fn drop_model(lane: Lane) {
-    if catch_unwind(AssertUnwindSafe(|| drop(lane))).is_err() {
+fn drop_model(model: impl Sized) {
+    if catch_unwind(AssertUnwindSafe(|| drop(model))).is_err() {
         tracing::error!("dropping a model panicked; its memory may be lost");
     }
     memory::give_back();

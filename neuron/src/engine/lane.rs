@@ -107,6 +107,11 @@ impl Lane {
         Stepped::Worked
     }
 
+    /// See [`Model::broken`].
+    pub(crate) fn broken(&self) -> Option<&str> {
+        self.model.broken()
+    }
+
     /// After a step that failed: whoever was in it is told.
     pub(crate) fn go_on(&mut self) {
         if let Some((error, indices)) = self.failed.take() {

@@ -15,6 +15,11 @@ pub trait Model {
     /// Bytes of the weights as they are held.
     fn weights_bytes(&self) -> u64;
 
+    /// Why no further forward can succeed, though its device is well: a part of it elsewhere is gone.
+    fn broken(&self) -> Option<&str> {
+        None
+    }
+
     /// Gives back what only a running sequence needs; called when none is left.
     fn rest(&mut self) {}
 }

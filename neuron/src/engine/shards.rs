@@ -155,16 +155,18 @@ mod tests {
 
     #[test]
     fn who_does_not_come_ends_it_for_all() {
-        together(3, Duration::from_millis(50), |rank, comm| {
-            comm.all_reduce(&mut [1.0]).unwrap();
+        let have_given_up = std::sync::Barrier::new(3);
+        together(3, Duration::from_millis(300), |rank, comm| {
             if rank == 1 {
-                // Longer than the others wait.
-                std::thread::sleep(Duration::from_millis(400));
+                have_given_up.wait();
             }
-            for _ in 0..2 {
-                let error = comm.all_reduce(&mut [1.0]).unwrap_err().to_string();
-                assert!(error.contains("rank 1 did not come") || error.contains("is gone"), "{error}");
+            let error = comm.all_reduce(&mut [1.0]).unwrap_err().to_string();
+            // Whoever waited told the others why.
+            assert!(error.contains("did not come within 300ms"), "{error}");
+            if rank != 1 {
+                have_given_up.wait();
             }
+            have_given_up.wait();
         });
         let mut ranks = Loopback::ranks(2, Duration::from_secs(60));
         drop(ranks.pop());

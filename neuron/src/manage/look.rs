@@ -7,7 +7,7 @@ use crate::{config::Config, engine::MARGIN_MB, host, look::look};
 
 /// Prints what loading the model would take, or why it cannot be loaded; in the second case it is an error.
 pub async fn preflight(config: &Config, id: &str, quant: Option<&str>, json: bool) -> anyhow::Result<()> {
-    match look(config, id, quant, host::free_mb(config.engine.device_memory_mb)).await {
+    match look(config, id, quant, host::free_mb(config.engine.device_memory_mb), 1).await {
         Ok(report) if json => println!("{}", serde_json::to_string_pretty(&report)?),
         Ok(r) => {
             println!("{id} can be loaded here");

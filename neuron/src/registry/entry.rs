@@ -47,8 +47,8 @@ pub(crate) struct Ready {
     /// What its weights were quantised to as they were loaded.
     pub(crate) in_situ: Option<Target>,
     pub(crate) key: ModelKey,
-    /// Which of the devices it is on.
-    pub(crate) device: usize,
+    /// Which of the devices it is on; the first leads.
+    pub(crate) devices: Vec<usize>,
     pub(crate) text: Arc<TextModel>,
     /// Tokens of prompt and answer that fit.
     pub(crate) context: u64,

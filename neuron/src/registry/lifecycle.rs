@@ -50,26 +50,26 @@ impl Registry {
         check_request(request)?;
         self.canonical(&request.model_id)?;
         self.check_shards(request).await?;
-        let (device, free_mb) = self.place(request)?;
-        let looked = look(&self.config, &request.model_id, request.quant.as_deref(), free_mb).await;
+        let (devices, free_mb) = self.place(request)?;
+        let quant = request.quant.as_deref();
+        let looked = look(&self.config, &request.model_id, quant, free_mb, devices.len()).await;
         // Header and tokenizer were read for it, and nobody needs them now.
         tokio::task::spawn_blocking(memory::give_back);
-        Ok(looked.map_err(|e| on_device(e, device))?)
+        Ok(looked.map_err(|e| on_device(e, devices[0]))?)
     }
 
-    /// A model in parts on several devices, of which there is one here.
+    /// A model in parts on several devices has to be in safetensors.
     async fn check_shards(&self, request: &LoadRequest) -> Result<(), LoadFailure> {
-        self.place(request)?;
-        let Some(tp_size) = request.tensor_parallel.filter(|size| *size > 1) else { return Ok(()) };
+        let can_be_placed = || self.place(request).map(|_| ());
+        let Some(tp_size) = request.tensor_parallel.filter(|size| *size > 1) else { return can_be_placed() };
         let cached = sources::resolve_cached(&self.config, &request.model_id)?;
         let is_folder = cached.is_some_and(|resolved| resolved.path.is_dir());
         let gguf_quants = match is_folder {
             true => Vec::new(),
             false => sources::quants(&self.config, &request.model_id).await?,
         };
-        if gguf_quants.is_empty() {
-            let text = format!("tensor_parallel is {tp_size}, and there is one device here; leave it out");
-            return Err(LoadFailure::Request(text));
+        if gguf_quants.is_empty() || sources::in_situ(request.quant.as_deref()).is_some() {
+            return can_be_placed();
         }
         Err(LoadFailure::from(LoadError::TpRequiresSafetensors {
             gguf_quants,
@@ -110,12 +110,15 @@ impl Registry {
         let max_context = self.config.engine.max_context;
         let limits = self.config.engine.cache_limits();
         // Before the weights are fetched: what will be refused then is refused now.
-        let (device, free_mb) = self.place(request)?;
+        let (devices, free_mb) = self.place(request)?;
+        let (first, size_of_group) = (devices[0], devices.len());
         let look = |path: PathBuf| -> sources::LookedAt {
             let id = id.clone();
             let looked = tokio::task::spawn_blocking(move || {
                 let checked = preflight::check(&id, &path, in_situ, max_context)?;
-                preflight::fit(&id, &checked, limits, free_mb).map(|_| ()).map_err(|e| on_device(e, device))
+                // What cannot be shared out is said when all of it is there.
+                let Ok(checked) = checked.sharded(size_of_group) else { return Ok(()) };
+                preflight::fit(&id, &checked, limits, free_mb).map(|_| ()).map_err(|e| on_device(e, first))
             });
             // What fails here otherwise fails again when the file is there.
             Box::pin(async { looked.await.unwrap_or(Ok(())) })
@@ -128,24 +131,21 @@ impl Registry {
         let check = move || preflight::check(&checked_id, &path, in_situ, max_context);
         let checked = tokio::task::spawn_blocking(check);
         let checked = checked.await.map_err(|e| LoadFailure::Engine(e.to_string()))??;
+        let checked = checked.sharded(size_of_group).map_err(LoadFailure::Request)?;
 
         entry.progress.enter(LoadPhase::Waiting, 0);
         let _turn = self.load_turn.lock().await;
         // Much may have happened since.
-        let (device, free_mb) = self.place(request)?;
+        let (devices, free_mb) = self.place(request)?;
         let fit = preflight::fit(&id, &checked, limits, free_mb);
-        let (room, estimate) = fit.map_err(|e| on_device(e, device))?;
+        let (room, estimate) = fit.map_err(|e| on_device(e, devices[0]))?;
         let context = room.context;
         let Checked { weights, plan, text, .. } = checked;
         let (batched, encodes) = (plan.is_batched(), plan.encodes());
         let (key, stats) = (DeviceHandle::new_key(), Arc::new(Stats::default()));
         entry.progress.enter_counted(LoadPhase::Reading, size, weights.counter());
         let reading = Instant::now();
-        let load = self.devices[device].load(key, weights, plan, room, Arc::clone(&stats));
-        load.await.map_err(|e| match self.devices[device].is_up() {
-            true => LoadFailure::Engine(e.to_string()),
-            false => LoadFailure::Device(e.to_string()),
-        })?;
+        self.load_on(&devices, key, (weights, plan, room), &stats).await?;
         let seconds = started.elapsed().as_secs_f64();
         #[expect(clippy::cast_precision_loss, reason = "a figure for people")]
         let mb_per_sec = (size as f64 / 1e6 / reading.elapsed().as_secs_f64().max(1e-6)).round();
@@ -159,7 +159,7 @@ impl Registry {
             in_situ: in_situ.filter(|_| !sources::is_gguf(&file)),
             file,
             key,
-            device,
+            devices,
             text,
             context,
             batched,
@@ -191,7 +191,7 @@ impl Registry {
             if now {
                 registry.device(&ready).cut(ready.key).await?;
             }
-            let unloaded = registry.device(&ready).unload(ready.key).await;
+            let unloaded = registry.unload_from(&ready).await;
             registry.forget(&canonical, &entry);
             registry.set(&entry, State::Gone);
             tracing::info!(model = %ready.id, "the model is unloaded");

@@ -28,8 +28,8 @@ impl Registry {
         for (_, state) in self.list() {
             match state {
                 State::Ready(ready) | State::Unloading(ready) if ready.stats.fault().is_none() => {
-                    working += ready.estimate.working_mb();
-                    if ready.device == device {
+                    working += ready.estimate.working_mb() * ready.devices.len() as u64;
+                    if ready.devices.contains(&device) {
                         promised += ready.estimate.total_mb();
                     }
                 }

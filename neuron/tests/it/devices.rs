@@ -13,7 +13,9 @@ use http_body_util::{BodyExt, Full};
 use neuron::{
     config::Config,
     device::MakeBackend,
-    engine::{Backend, Batch, Blueprint, CpuBackend, Limits, Logits, Lost, Model, ModelError, Room, Weights},
+    engine::{
+        Backend, Batch, Blueprint, CpuBackend, Limits, Logits, Lost, Model, ModelError, Room, Shard, Weights,
+    },
     server::Server,
 };
 use serde_json::{Value, json};
@@ -58,6 +60,17 @@ impl Backend for Breakable {
         Ok(Box::new(BreakableModel { real, switches: Arc::clone(&self.switches) }))
     }
 
+    fn load_shard(
+        &mut self,
+        weights: &Weights,
+        plan: &Blueprint,
+        room: Room,
+        shard: Shard,
+    ) -> Result<Box<dyn Model>, ModelError> {
+        let real = self.real.load_shard(weights, plan, room, shard)?;
+        Ok(Box::new(BreakableModel { real, switches: Arc::clone(&self.switches) }))
+    }
+
     fn lost(&mut self) -> Option<Lost> {
         let broken = self.switches.broken.load(SeqCst);
         broken.then(|| Lost { reason: WORDS.to_owned(), may_drop: true })
@@ -81,28 +94,33 @@ impl Model for BreakableModel {
     }
 }
 
-/// A daemon with two devices, the first of which can be broken.
+/// A daemon with two devices that can be broken.
 struct Two {
     server: Server,
     client: Client,
+    /// Of the first.
     switches: Arc<Switches>,
+    /// Of the second.
+    others: Arc<Switches>,
     _hub: tempfile::TempDir,
 }
 
 impl Two {
     async fn start() -> Self {
         let hub = tiny_hub();
-        references::install(hub.path(), "qwen3");
+        for name in ["qwen3", "gemma3", "falcon"] {
+            references::install(hub.path(), name);
+        }
         let cache = hub.path();
         let text = format!(
             "[engine]\ncpu_devices = 2\ndevice_memory_mb = 4000\n[sources.huggingface]\ncache_dir = {cache:?}\noffline = true\n"
         );
         let config = Config::parse(&text, "test.toml", &|_| None).unwrap();
         let config = config.listening_on("127.0.0.1:0".parse().unwrap()).unwrap();
-        let switches = Arc::new(Switches::default());
-        let first = Arc::clone(&switches);
+        let (switches, others) = (Arc::new(Switches::default()), Arc::new(Switches::default()));
+        let both = [Arc::clone(&switches), Arc::clone(&others)];
         let make = move |index: usize, real: CpuBackend| -> MakeBackend {
-            let switches = if index == 0 { Arc::clone(&first) } else { Arc::default() };
+            let switches = Arc::clone(&both[index]);
             Box::new(move || {
                 if switches.missing.load(SeqCst) {
                     return Err("no such device".to_owned());
@@ -113,7 +131,7 @@ impl Two {
         };
         let server = Server::start_with(config, &make).await.unwrap();
         let client = Client::new(server.address());
-        Self { server, client, switches, _hub: hub }
+        Self { server, client, switches, others, _hub: hub }
     }
 
     async fn load(&self, body: Value) -> (u16, Value) {
@@ -227,5 +245,75 @@ async fn a_stream_hears_that_its_device_is_lost() {
     let rest = answer.into_body().collect().await.unwrap().to_bytes();
     let last = String::from_utf8_lossy(&rest).into_owned();
     assert!(last.contains("device_lost") && last.contains(WORDS), "{last}");
+    two.server.stop().await;
+}
+
+#[tokio::test]
+async fn a_model_in_parts_answers_as_the_whole_one_does() {
+    let two = Two::start().await;
+    let answer = async || {
+        let answer = two.client.post("/v1/chat/completions", ask("test/qwen3", 24)).await;
+        assert_eq!(answer.status, 200, "{}", answer.json());
+        answer.json()["choices"][0]["message"]["content"].clone()
+    };
+    let unload = async || {
+        let gone = two.client.post("/models/unload", json!({ "model_id": "test/qwen3" })).await;
+        assert_eq!(gone.status, 200);
+    };
+    assert_eq!(two.load(json!({ "model_id": "test/qwen3" })).await.0, 200);
+    let whole = answer().await;
+    unload().await;
+    assert_eq!(two.load(json!({ "model_id": "test/qwen3", "tensor_parallel": 2 })).await.0, 200);
+    let models = two.client.json("/models").await;
+    assert_eq!((&models[0]["devices"], &models[0]["engine"]), (&json!([0, 1]), &json!("batched")));
+    assert_eq!(answer().await, whole);
+    // Several at once, beside a model of the second device alone.
+    assert_eq!(two.load(json!({ "model_id": TINY, "devices": [1] })).await.0, 200);
+    let others = (0..4).map(|_| two.client.post("/v1/chat/completions", ask(TINY, 12)));
+    let answers = (0..4).map(|_| answer());
+    let (answers, others) =
+        tokio::join!(futures_util::future::join_all(answers), futures_util::future::join_all(others));
+    assert!(answers.iter().all(|answer| *answer == whole), "{answers:?}");
+    assert!(others.iter().all(|answer| answer.status == 200));
+    unload().await;
+    // Quantised as it is cut.
+    let body = json!({ "model_id": "test/qwen3", "tensor_parallel": 2, "quant": "q8_0" });
+    assert_eq!(two.load(body).await.0, 200);
+    answer().await;
+    let looked =
+        two.client.post("/models/preflight", json!({ "model_id": "test/qwen3", "tensor_parallel": 2 }));
+    assert_eq!(looked.await.status, 200);
+    let (status, error) = two.load(json!({ "model_id": "test/gemma3", "tensor_parallel": 2 })).await;
+    assert!(status == 400 && error["error"].as_str().unwrap().contains("1 heads of keys"), "{error}");
+    let (status, error) = two.load(json!({ "model_id": "test/falcon", "tensor_parallel": 2 })).await;
+    assert!(status == 400 && error["error"].as_str().unwrap().contains("not computed in parts"), "{error}");
+    let (status, error) = two.load(json!({ "model_id": "test/gemma3", "tensor_parallel": 3 })).await;
+    assert!(status == 400 && error["error"].as_str().unwrap().contains("2 devices"), "{error}");
+    two.server.stop().await;
+}
+
+#[tokio::test]
+async fn a_model_in_parts_goes_with_any_of_its_devices() {
+    let two = Two::start().await;
+    for (leads, broken) in [(true, &two.switches), (false, &two.others)] {
+        assert_eq!(two.load(json!({ "model_id": "test/qwen3", "tensor_parallel": 2 })).await.0, 200);
+        broken.broken.store(true, SeqCst);
+        let answer = two.client.post("/v1/chat/completions", ask("test/qwen3", 8)).await;
+        assert!(answer.status.is_server_error(), "{leads}: {}", answer.json());
+        broken.broken.store(false, SeqCst);
+        two.until("both are up", async || {
+            let devices = two.client.json("/health").await["devices"].clone();
+            devices.as_array().unwrap().iter().all(|device| device.get("state").is_none())
+        })
+        .await;
+        two.until("it is loaded again", async || {
+            two.load(json!({ "model_id": "test/qwen3", "tensor_parallel": 2 })).await.0 == 200
+        })
+        .await;
+        let answer = two.client.post("/v1/chat/completions", ask("test/qwen3", 8)).await;
+        assert_eq!(answer.status, 200, "{leads}: {}", answer.json());
+        let gone = two.client.post("/models/unload", json!({ "model_id": "test/qwen3" })).await;
+        assert_eq!(gone.status, 200);
+    }
     two.server.stop().await;
 }
