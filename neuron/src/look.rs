@@ -28,7 +28,7 @@ pub(crate) async fn look(
         Box::pin(async move {
             let looked = tokio::task::spawn_blocking(move || {
                 let checked = preflight::check(&id, &path, in_situ, limits.max_context)?;
-                let checked = checked.sharded(devices).map_err(|why| sources::failed(&id, &why))?;
+                let checked = checked.sharded(&id, devices)?;
                 let (room, estimate) = preflight::fit(&id, &checked, limits, free_mb)?;
                 let Checked { plan, .. } = &checked;
                 let file = path.file_name().map(|name| name.to_string_lossy().into_owned());

@@ -35,14 +35,17 @@ pub struct Checked {
 }
 
 impl Checked {
-    /// What each of `size` devices has of it. Errors, in words, where it cannot be shared out.
-    pub fn sharded(self, size: usize) -> Result<Self, String> {
+    /// What each of `size` devices has of it. Errors where it cannot be shared out.
+    pub fn sharded(self, model_id: &str, size: usize) -> Result<Self, LoadError> {
         let plan = match &self.plan {
             _ if size == 1 => return Ok(self),
+            _ if self.weights.is_gguf() => Err("it is a GGUF file, which is not cut into parts".to_owned()),
             Blueprint::Decoder(shape) => shape.sharded(size as u64).map(Blueprint::Decoder),
             other => Err(format!("{} is not computed in parts", other.name())),
         };
-        let plan = plan.map_err(|why| format!("{why}: leave tensor_parallel out"))?;
+        let tp_size = u32::try_from(size).unwrap_or(u32::MAX);
+        let model_id = model_id.to_owned();
+        let plan = plan.map_err(|cause| LoadError::TpUnsupported { model_id, tp_size, cause })?;
         Ok(Self { plan, ..self })
     }
 }

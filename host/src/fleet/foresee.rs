@@ -130,7 +130,8 @@ impl Loads {
             ..LoadRequest::default()
         };
         let looked = self.hosts.preflight(node, &request, LIMIT).await?;
-        let need = Need::of(looked.required_mb.div_ceil(u64::from(model.min_devices.max(1))));
+        // Of each of its devices.
+        let need = Need::of(looked.required_mb);
         Ok((Some(looked), need))
     }
 }

@@ -58,6 +58,12 @@ pub enum LoadError {
         gguf_quants: Vec<String>,
         suggestion: String,
     },
+    /// It cannot be shared out over so many devices.
+    TpUnsupported {
+        model_id: String,
+        tp_size: u32,
+        cause: String,
+    },
     QuantNotFound {
         model_id: String,
         requested: String,
@@ -173,6 +179,11 @@ impl LoadError {
             Self::TpRequiresSafetensors { model_id, tp_size, suggestion, .. } => format!(
                 "{model_id} has GGUF weights, which cannot be split over {tp_size} devices; {suggestion}"
             ),
+            Self::TpUnsupported { model_id, tp_size, cause } => {
+                format!(
+                    "{model_id} cannot be spread over {tp_size} devices: {cause}; leave tensor_parallel out"
+                )
+            }
             Self::QuantNotFound { model_id, requested, available, nearest } => {
                 let hint = nearest.as_ref().map(|n| format!("; nearest: {n}")).unwrap_or_default();
                 format!("{model_id} has no quant {requested:?}; it has {}{hint}", available.join(", "))

@@ -139,7 +139,7 @@ pub(super) fn models_of(app: &App) -> Vec<ModelInfo> {
                 None => loaded(&ready),
                 // It is loaded anew once its device is up.
                 Some(fault) if ready.devices.iter().any(|device| !app.registry.devices[*device].is_up()) => {
-                    not_servable(info(id, on(&ready), ModelStatus::Recovering), "device_lost", fault)
+                    not_servable(info(id, on(&ready), ModelStatus::Unloaded), "device_lost", fault)
                 }
                 Some(fault) => not_servable(info(id, on(&ready), ModelStatus::Unloaded), "fault", fault),
             },

@@ -1,7 +1,7 @@
 //! A model in parts: one device leads, and tells the others what to compute with it.
 //!
-//! Whoever leads has the lowest number of them: a device waits for those above it alone, so that two models on the same
-//! devices never wait for each other.
+//! Ranks wait for each other in every step, so all of a device's parts are told what to do by one leader: where two told
+//! it in different orders, each might wait for what the other has begun. [`crate::registry`] sees to that.
 
 use std::sync::Arc;
 
@@ -112,13 +112,32 @@ impl Model for Leading {
     fn broken(&self) -> Option<&str> {
         self.broken.as_deref()
     }
+
+    fn abandon(&mut self) {
+        self.own.abandon();
+        self.release();
+    }
+}
+
+impl Leading {
+    /// Has the other parts dropped. A device that takes nothing any more has nothing left of them; one that has too much
+    /// to do hears of it later.
+    fn release(&mut self) {
+        for follower in std::mem::take(&mut self.followers) {
+            let Follower { controls, key } = follower;
+            if let Err(mpsc::error::TrySendError::Full(forget)) = controls.try_send(Control::Forget(key)) {
+                let later = std::thread::Builder::new().name("forget a part".to_owned());
+                let sent = later.spawn(move || controls.blocking_send(forget));
+                if let Err(error) = sent {
+                    tracing::error!(%error, "a part of a model stays where it is");
+                }
+            }
+        }
+    }
 }
 
 impl Drop for Leading {
     fn drop(&mut self) {
-        for follower in &self.followers {
-            // Where it takes nothing any more there is nothing left of it.
-            follower.controls.try_send(Control::Forget(follower.key)).ok();
-        }
+        self.release();
     }
 }

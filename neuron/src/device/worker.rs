@@ -137,7 +137,7 @@ impl Worker {
             Err(panic) => Err(ModelError(panic_text(&*panic))),
         };
         if outcome.is_err() {
-            self.ask_whether_lost();
+            self.lost = ask_whether_lost(self.backend.as_mut());
         }
         // What was read to be packed, too.
         memory::give_back();
@@ -155,7 +155,7 @@ impl Worker {
             Err(panic) => panic_text(&*panic),
         };
         tracing::error!(error, "a part of a model failed");
-        self.ask_whether_lost();
+        self.lost = ask_whether_lost(self.backend.as_mut());
         if self.lost.is_none() {
             self.forget_part(key);
         }
@@ -170,31 +170,28 @@ impl Worker {
     /// A forward of every model that has work: models take turns.
     fn step(&mut self) {
         let (mut stalled, mut worked) = (false, false);
-        let (mut failed, mut faults) = (Vec::new(), Vec::new());
+        let mut faults = Vec::new();
         for (key, lane) in &mut self.lanes {
-            match catch_unwind(AssertUnwindSafe(|| lane.step())) {
-                Ok(Stepped::Worked) => worked = true,
-                Ok(Stepped::Stalled) => stalled = true,
-                Ok(Stepped::Idle) => {}
-                Ok(Stepped::Failed) => failed.push(*key),
-                Err(panic) => faults.push((*key, panic_text(&*panic))),
-            }
-            if failed.len() + faults.len() > 0 {
-                // The others wait until it is known whether there still is a device.
-                break;
-            }
-        }
-        if failed.len() + faults.len() > 0 {
+            let panic = match catch_unwind(AssertUnwindSafe(|| lane.step())) {
+                Ok(Stepped::Worked) => {
+                    worked = true;
+                    continue;
+                }
+                Ok(Stepped::Stalled) => {
+                    stalled = true;
+                    continue;
+                }
+                Ok(Stepped::Idle) => continue,
+                Ok(Stepped::Failed) => None,
+                Err(panic) => Some(panic_text(&*panic)),
+            };
             worked = true;
-            self.ask_whether_lost();
+            self.lost = ask_whether_lost(self.backend.as_mut());
             if self.lost.is_some() {
                 return;
             }
-        }
-        for key in failed {
-            let Some(lane) = self.lanes.get_mut(&key) else { continue };
-            match lane.broken().map(str::to_owned) {
-                Some(why) => faults.push((key, why)),
+            match panic.or_else(|| lane.broken().map(str::to_owned)) {
+                Some(what) => faults.push((*key, what)),
                 None => lane.go_on(),
             }
         }
@@ -215,11 +212,6 @@ impl Worker {
         drop_model(lane);
     }
 
-    fn ask_whether_lost(&mut self) {
-        let asked = catch_unwind(AssertUnwindSafe(|| self.backend.lost()));
-        self.lost = asked.unwrap_or_else(|panic| Some(Lost { reason: panic_text(&*panic), may_drop: false }));
-    }
-
     /// Everybody is told, now and as they come until nobody can any more; nothing on the device is touched.
     fn give_up(mut self, lost: &Lost) {
         tracing::error!(reason = lost.reason, "the device was lost; all that ran on it is ended");
@@ -230,21 +222,24 @@ impl Worker {
             if lost.may_drop {
                 drop_model(lane);
             } else {
+                lane.abandon();
                 std::mem::forget(lane);
             }
         }
         for (_, reply) in self.leaving.drain(..) {
             reply.send(()).ok();
         }
-        for (_, part) in self.parts.drain() {
+        for (_, mut part) in self.parts.drain() {
             if lost.may_drop {
                 drop_model(part);
             } else {
+                part.abandon();
                 std::mem::forget(part);
             }
         }
         self.controls.close();
-        while let Ok(control) = self.controls.try_recv() {
+        // To the last that was on its way.
+        while let Some(control) = self.controls.blocking_recv() {
             match control {
                 Control::Load(load) => {
                     load.reply.send(Err(ModelError(failure.to_string()))).ok();
@@ -282,6 +277,11 @@ impl Worker {
             reply.send(()).ok();
         }
     }
+}
+
+fn ask_whether_lost(backend: &mut dyn Backend) -> Option<Lost> {
+    let asked = catch_unwind(AssertUnwindSafe(|| backend.lost()));
+    asked.unwrap_or_else(|panic| Some(Lost { reason: panic_text(&*panic), may_drop: false }))
 }
 
 /// Drops the weights and hands their memory back to the system.

@@ -152,6 +152,12 @@ impl Model for Decoder {
         Ok(self.logits(batch))
     }
 
+    fn abandon(&mut self) {
+        if let Some(others) = &mut self.others {
+            others.abort();
+        }
+    }
+
     fn weights_bytes(&self) -> u64 {
         let layers = self.layers.iter().flat_map(Layer::matrices);
         let all = layers.chain([&self.embeddings]).chain(&self.output);

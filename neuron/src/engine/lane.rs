@@ -107,6 +107,11 @@ impl Lane {
         Stepped::Worked
     }
 
+    /// See [`Model::abandon`].
+    pub(crate) fn abandon(&mut self) {
+        self.model.abandon();
+    }
+
     /// See [`Model::broken`].
     pub(crate) fn broken(&self) -> Option<&str> {
         self.model.broken()

@@ -20,6 +20,9 @@ pub trait Model {
         None
     }
 
+    /// Lets others go who wait for it: what it holds itself is leaked.
+    fn abandon(&mut self) {}
+
     /// Gives back what only a running sequence needs; called when none is left.
     fn rest(&mut self) {}
 }

@@ -22,6 +22,9 @@ pub trait Communicator: Send {
     ///
     /// An error is one of all ranks, and of every call after it: a rank did not come in time, or is gone.
     fn all_reduce(&mut self, data: &mut [f32]) -> Result<(), ModelError>;
+
+    /// Nobody waits for this rank any more.
+    fn abort(&mut self);
 }
 
 /// Ranks that are threads of one process and meet in its memory.
@@ -105,6 +108,17 @@ impl Communicator for Loopback {
         data.copy_from_slice(&sum);
         Ok(())
     }
+
+    fn abort(&mut self) {
+        self.leave();
+    }
+}
+
+impl Loopback {
+    fn leave(&self) {
+        let why = format!("rank {} is gone", self.rank);
+        self.meeting.abort(self.meeting.lock(), why);
+    }
 }
 
 impl Meeting {
@@ -122,8 +136,7 @@ impl Meeting {
 impl Drop for Loopback {
     /// Nobody waits for a rank that is gone.
     fn drop(&mut self) {
-        let why = format!("rank {} is gone", self.rank);
-        self.meeting.abort(self.meeting.lock(), why);
+        self.leave();
     }
 }
 

@@ -252,6 +252,10 @@ impl Weights {
         Self { files: Files::Safetensors(files), in_situ: None, shard: None, read: Arc::default() }
     }
 
+    pub fn is_gguf(&self) -> bool {
+        matches!(self.files, Files::Gguf { .. })
+    }
+
     /// Matrices of floats are quantised as they are loaded.
     pub fn quantised(self, target: Option<Target>) -> Self {
         Self { in_situ: target, ..self }

@@ -34,10 +34,13 @@ impl Registry {
                         lost = lost => if lost.is_err() { return },
                         _ = stopped.wait_for(|stopped| *stopped) => return,
                     }
-                    registry.break_up(index).await;
                     registry.changed.send_replace(());
+                    // Others may have much to do before they hear of it.
+                    let again = async {
+                        tokio::join!(registry.break_up(index), registry.devices[index].recover(&PAUSES))
+                    };
                     tokio::select! {
-                        () = registry.devices[index].recover(&PAUSES) => {}
+                        _ = again => {}
                         _ = stopped.wait_for(|stopped| *stopped) => return,
                     }
                     registry.forget_lost(index);
@@ -65,9 +68,8 @@ impl Registry {
         select_all(gone).await;
     }
 
-    /// Where a model is to go, the one that leads first, and what is free on each at least, MiB: on as many devices as
-    /// `tensor_parallel` says, of those that the request names, or of all, the emptiest.
-    pub(crate) fn place(&self, request: &LoadRequest) -> Result<(Vec<usize>, u64), LoadFailure> {
+    /// Devices that a load may go to, and how many of them it takes. Errors where the request wants what is not there.
+    pub(super) fn candidates(&self, request: &LoadRequest) -> Result<(Vec<usize>, usize), LoadFailure> {
         let (count, size) = (self.devices.len(), request.tensor_parallel.unwrap_or(1).max(1) as usize);
         let all: Vec<usize> = match request.devices.as_deref() {
             None | Some([]) => (0..count).collect(),
@@ -88,10 +90,17 @@ impl Registry {
             let text = format!("tensor_parallel is {size}, and there is {of} for it here; leave it out");
             return Err(LoadFailure::Request(text));
         }
+        Ok((all, size))
+    }
+
+    /// Where a model is to go, the one that leads first, and what is free on each at least, MiB: on as many devices as
+    /// `tensor_parallel` says, of those that the request names, or of all, the emptiest.
+    pub(crate) fn place(&self, request: &LoadRequest) -> Result<(Vec<usize>, u64), LoadFailure> {
+        let (all, size) = self.candidates(request)?;
         let up = all.iter().copied().filter(|device| self.devices[*device].is_up());
-        let mut best: Vec<(usize, u64)> = up.map(|device| (device, self.memory(device).free_mb)).collect();
-        // Of equal ones the first.
-        best.sort_by_key(|(device, free)| (Reverse(*free), *device));
+        let mut best: Vec<_> = up.map(|device| (device, self.memory(device))).collect();
+        // Where all have what the host has left, the one of which least was promised; of equal ones the first.
+        best.sort_by_key(|(device, memory)| (Reverse(memory.free_mb), Reverse(memory.left_mb), *device));
         best.truncate(size);
         if best.len() < size {
             let down = all.iter().filter(|device| !self.devices[**device].is_up());
@@ -101,10 +110,36 @@ impl Registry {
                 names.join(", ")
             )));
         }
-        let free_mb = best.iter().map(|(_, free)| *free).min().unwrap_or(0);
+        let free_mb = best.iter().map(|(_, memory)| memory.free_mb).min().unwrap_or(0);
+        // Parts on several devices come out of one memory.
+        let free_mb = free_mb.min(self.host_left_mb().map_or(u64::MAX, |left| left / size as u64));
         let mut devices: Vec<usize> = best.into_iter().map(|(device, _)| device).collect();
         devices.sort_unstable();
+        self.check_leaders(&devices)?;
         Ok((devices, free_mb))
+    }
+
+    /// Ranks that are told by several leaders could be told in different orders, and then wait for each other.
+    fn check_leaders(&self, devices: &[usize]) -> Result<(), LoadFailure> {
+        if devices.len() == 1 {
+            return Ok(());
+        }
+        let other = self.list().into_iter().find_map(|(_, state)| match state {
+            State::Ready(ready) | State::Unloading(ready) => {
+                let shares = ready.devices.iter().any(|device| devices.contains(device));
+                (ready.devices.len() > 1 && shares && ready.devices[0] != devices[0]).then_some(ready)
+            }
+            _ => None,
+        });
+        other.map_or(Ok(()), |other| {
+            let (id, of) = (&other.id, &other.devices);
+            let text = format!(
+                "{id} is in parts on the devices {of:?}, and another led by device {} could not share any of them: \
+                 unload it, or name other devices",
+                devices[0]
+            );
+            Err(LoadFailure::Request(text))
+        })
     }
 
     /// Loads a model onto the devices, of which the first leads; what of it is there already goes again where a part fails.
@@ -136,16 +171,22 @@ impl Registry {
         else {
             return Ok(());
         };
-        join_all(devices.iter().map(|device| self.devices[*device].unload(key))).await;
-        Err(match self.devices[device].is_up() {
+        // Before it may be up again.
+        let failure = match self.devices[device].is_up() {
             true => LoadFailure::Engine(error.to_string()),
             false => LoadFailure::Device(error.to_string()),
-        })
+        };
+        join_all(devices.iter().map(|device| self.devices[*device].unload(key))).await;
+        Err(failure)
     }
 
     /// Returns once all of the model's memory is back.
     pub(super) async fn unload_from(&self, ready: &Ready) -> Result<(), Unavailable> {
-        let leader = self.device(ready).unload(ready.key).await;
+        let leader = match self.device(ready).unload(ready.key).await {
+            // There is nothing of it any more.
+            Err(Unavailable::Lost) => Ok(()),
+            other => other,
+        };
         for device in &ready.devices[1..] {
             // One that was lost has nothing any more.
             self.devices[*device].unload(ready.key).await.ok();

@@ -27,7 +27,8 @@ impl Registry {
     pub(crate) async fn load(self: &Arc<Self>, request: LoadRequest) -> Result<bool, LoadFailure> {
         check_request(&request)?;
         let canonical = self.canonical(&request.model_id)?;
-        self.check_shards(&request).await?;
+        let is_there = matches!(self.find(&request.model_id), Some((_, entry)) if matches!(entry.state(), State::Ready(_)));
+        self.check_shards(&request, is_there).await?;
         loop {
             let entry = self.entry_or_load(&canonical, &request);
             if request.wait == Some(false) && matches!(entry.state(), State::Loading) {
@@ -49,7 +50,7 @@ impl Registry {
     pub(crate) async fn preflight(&self, request: &LoadRequest) -> Result<Preflight, LoadFailure> {
         check_request(request)?;
         self.canonical(&request.model_id)?;
-        self.check_shards(request).await?;
+        self.check_shards(request, false).await?;
         let (devices, free_mb) = self.place(request)?;
         let quant = request.quant.as_deref();
         let looked = look(&self.config, &request.model_id, quant, free_mb, devices.len()).await;
@@ -59,8 +60,12 @@ impl Registry {
     }
 
     /// A model in parts on several devices has to be in safetensors.
-    async fn check_shards(&self, request: &LoadRequest) -> Result<(), LoadFailure> {
-        let can_be_placed = || self.place(request).map(|_| ());
+    /// `is_there`: it needs no place.
+    async fn check_shards(&self, request: &LoadRequest, is_there: bool) -> Result<(), LoadFailure> {
+        let can_be_placed = || match is_there {
+            true => self.candidates(request).map(|_| ()),
+            false => self.place(request).map(|_| ()),
+        };
         let Some(tp_size) = request.tensor_parallel.filter(|size| *size > 1) else { return can_be_placed() };
         let cached = sources::resolve_cached(&self.config, &request.model_id)?;
         let is_folder = cached.is_some_and(|resolved| resolved.path.is_dir());
@@ -116,8 +121,7 @@ impl Registry {
             let id = id.clone();
             let looked = tokio::task::spawn_blocking(move || {
                 let checked = preflight::check(&id, &path, in_situ, max_context)?;
-                // What cannot be shared out is said when all of it is there.
-                let Ok(checked) = checked.sharded(size_of_group) else { return Ok(()) };
+                let checked = checked.sharded(&id, size_of_group)?;
                 preflight::fit(&id, &checked, limits, free_mb).map(|_| ()).map_err(|e| on_device(e, first))
             });
             // What fails here otherwise fails again when the file is there.
@@ -131,7 +135,7 @@ impl Registry {
         let check = move || preflight::check(&checked_id, &path, in_situ, max_context);
         let checked = tokio::task::spawn_blocking(check);
         let checked = checked.await.map_err(|e| LoadFailure::Engine(e.to_string()))??;
-        let checked = checked.sharded(size_of_group).map_err(LoadFailure::Request)?;
+        let checked = checked.sharded(&id, size_of_group)?;
 
         entry.progress.enter(LoadPhase::Waiting, 0);
         let _turn = self.load_turn.lock().await;
@@ -189,7 +193,8 @@ impl Registry {
         let now = request.mode == Some(UnloadMode::Now);
         let unloading = self.tasks.spawn(async move {
             if now {
-                registry.device(&ready).cut(ready.key).await?;
+                // One that is lost has ended it already.
+                registry.device(&ready).cut(ready.key).await.ok();
             }
             let unloaded = registry.unload_from(&ready).await;
             registry.forget(&canonical, &entry);

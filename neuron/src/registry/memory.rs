@@ -10,6 +10,8 @@ pub(crate) struct DeviceMemory {
     pub(crate) used_mb: u64,
     /// What another model could have.
     pub(crate) free_mb: u64,
+    /// Of its share, what was promised to none.
+    pub(crate) left_mb: u64,
 }
 
 impl Registry {
@@ -44,20 +46,36 @@ impl Registry {
                     total_mb: system.total_mb,
                     used_mb: system.total_mb.saturating_sub(free_mb),
                     free_mb,
+                    left_mb: system.total_mb.saturating_sub(promised),
                 }
             }
             (0, count) => {
                 let system = host::memory();
                 let total_mb = system.total_mb / count;
-                let left = total_mb.saturating_sub(promised);
-                let free_mb = left.min(system.available_mb.saturating_sub(working));
-                DeviceMemory { total_mb, used_mb: total_mb - free_mb, free_mb }
+                let left_mb = total_mb.saturating_sub(promised);
+                let free_mb = left_mb.min(system.available_mb.saturating_sub(working));
+                DeviceMemory { total_mb, used_mb: total_mb - free_mb, free_mb, left_mb }
             }
             (budget, _) => DeviceMemory {
                 total_mb: budget,
                 used_mb: promised.min(budget),
                 free_mb: budget.saturating_sub(promised),
+                left_mb: budget.saturating_sub(promised),
             },
         }
+    }
+
+    /// What the host has for all devices together, MiB; `None`: each has a budget of its own.
+    pub(super) fn host_left_mb(&self) -> Option<u64> {
+        let working = |(_, state)| match state {
+            State::Ready(ready) | State::Unloading(ready) if ready.stats.fault().is_none() => {
+                ready.estimate.working_mb() * ready.devices.len() as u64
+            }
+            _ => 0,
+        };
+        (self.config.engine.device_memory_mb == 0).then(|| {
+            let working: u64 = self.list().into_iter().map(working).sum();
+            host::memory().available_mb.saturating_sub(working)
+        })
     }
 }

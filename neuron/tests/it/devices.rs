@@ -22,7 +22,7 @@ use serde_json::{Value, json};
 
 use crate::{
     references,
-    support::{Client, TINY, tiny_hub},
+    support::{Client, Daemon, TINY, tiny_hub},
 };
 
 /// What a test does to a device.
@@ -30,6 +30,8 @@ use crate::{
 struct Switches {
     /// Every forward fails, and goes on failing.
     broken: AtomicBool,
+    /// Every forward takes its time.
+    slow: AtomicBool,
     /// It cannot be set up again.
     missing: AtomicBool,
     /// Times that it was set up.
@@ -83,6 +85,9 @@ impl Model for BreakableModel {
     }
 
     fn forward(&mut self, batch: &Batch<'_>) -> Result<Logits<'_>, ModelError> {
+        if self.switches.slow.load(SeqCst) {
+            std::thread::sleep(Duration::from_millis(20));
+        }
         match self.switches.broken.load(SeqCst) {
             true => Err(ModelError(WORDS.to_owned())),
             false => self.real.forward(batch),
@@ -140,7 +145,7 @@ impl Two {
     }
 
     async fn until(&self, what: &str, is: impl AsyncFn() -> bool) {
-        for _ in 0..500 {
+        for _ in 0..4000 {
             if is().await {
                 return;
             }
@@ -203,8 +208,12 @@ async fn a_device_that_is_lost_takes_nothing_else_with_it_and_comes_back() {
     assert_eq!((&health[0]["reason"], &health[0]["vram_free_mb"]), (&json!(WORDS), &json!(0)));
     let models = two.client.json("/models").await;
     let lost = models.as_array().unwrap().iter().find(|info| info["id"] == "test/qwen3").unwrap();
-    assert_eq!((&lost["status"], &lost["servable"]["reason"]), (&json!("recovering"), &json!("device_lost")));
+    assert_eq!((&lost["status"], &lost["servable"]["reason"]), (&json!("unloaded"), &json!("device_lost")));
     assert_eq!(two.client.post("/v1/chat/completions", ask("test/qwen3", 2)).await.status, 503);
+    // What is lost can be unloaded all the same.
+    let gone = two.client.post("/models/unload", json!({ "model_id": "test/qwen3", "mode": "now" })).await;
+    assert_eq!((gone.status.as_u16(), gone.json()), (200, json!({ "status": "unloaded" })));
+
     let (status, error) = two.load(json!({ "model_id": "test/qwen3", "devices": [0] })).await;
     assert_eq!((status, &error["code"]), (503, &json!("device_unavailable")), "{error}");
 
@@ -232,9 +241,42 @@ async fn a_device_that_is_lost_takes_nothing_else_with_it_and_comes_back() {
 }
 
 #[tokio::test]
+async fn parts_on_one_device_have_one_leader() {
+    let hub = tiny_hub();
+    for name in ["qwen3", "llama", "qwen2"] {
+        references::install(hub.path(), name);
+    }
+    let daemon = Daemon::start(hub.path(), "[engine]\ncpu_devices = 3\n").await;
+    let client = daemon.client();
+    let load = async |model: &str, devices: [u32; 2]| {
+        let body = json!({ "model_id": model, "tensor_parallel": 2, "devices": devices });
+        let reply = client.post("/models/load", body).await;
+        (reply.status.as_u16(), reply.json())
+    };
+    assert_eq!(load("test/qwen3", [1, 0]).await.0, 200);
+    let (status, error) = load("test/llama", [1, 2]).await;
+    assert!(status == 400 && error["error"].as_str().unwrap().contains("test/qwen3 is in parts"), "{error}");
+    // Led by the same, it may share both.
+    assert_eq!(load("test/llama", [0, 1]).await.0, 200);
+    assert_eq!(load("test/qwen2", [2, 0]).await.0, 200);
+    let asked = ["test/qwen3", "test/llama", "test/qwen2"].map(|model| {
+        let client = &client;
+        async move {
+            for _ in 0..5 {
+                let answer = client.post("/v1/chat/completions", ask(model, 12)).await;
+                assert_eq!(answer.status, 200, "{}", answer.json());
+            }
+        }
+    });
+    futures_util::future::join_all(asked).await;
+    daemon.stop().await;
+}
+
+#[tokio::test]
 async fn a_stream_hears_that_its_device_is_lost() {
     let two = Two::start().await;
     assert_eq!(two.load(json!({ "model_id": "test/qwen3", "devices": [0] })).await.0, 200);
+    two.switches.slow.store(true, SeqCst);
     let mut body = ask("test/qwen3", 100_000);
     body["stream"] = json!(true);
     body["max_tokens"] = json!(null);
@@ -284,9 +326,11 @@ async fn a_model_in_parts_answers_as_the_whole_one_does() {
         two.client.post("/models/preflight", json!({ "model_id": "test/qwen3", "tensor_parallel": 2 }));
     assert_eq!(looked.await.status, 200);
     let (status, error) = two.load(json!({ "model_id": "test/gemma3", "tensor_parallel": 2 })).await;
-    assert!(status == 400 && error["error"].as_str().unwrap().contains("1 heads of keys"), "{error}");
+    let of = |error: &Value| (error["error"]["kind"].clone(), error["error"]["cause"].to_string());
+    assert_eq!((status, of(&error).0), (422, json!("tp_unsupported")), "{error}");
+    assert!(of(&error).1.contains("1 heads of keys"), "{error}");
     let (status, error) = two.load(json!({ "model_id": "test/falcon", "tensor_parallel": 2 })).await;
-    assert!(status == 400 && error["error"].as_str().unwrap().contains("not computed in parts"), "{error}");
+    assert!(status == 422 && of(&error).1.contains("not computed in parts"), "{error}");
     let (status, error) = two.load(json!({ "model_id": "test/gemma3", "tensor_parallel": 3 })).await;
     assert!(status == 400 && error["error"].as_str().unwrap().contains("2 devices"), "{error}");
     two.server.stop().await;

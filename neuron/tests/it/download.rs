@@ -163,9 +163,11 @@ async fn what_is_kept_elsewhere_is_fetched_there_and_is_the_hubs() {
 
 #[tokio::test]
 async fn what_passes_is_waited_for() {
-    let file = noise(9 << 20);
+    let file = noise(SIZE);
     let hub = FaultyHub::start("m.Q4_0.gguf", file.clone()).await;
-    for fault in [Fault::Answers(503, 2, None), Fault::Answers(429, 1, Some(1)), Fault::NoRanges] {
+    for fault in
+        [Fault::Answers(503, 2, None), Fault::Answers(429, 1, Some(1)), Fault::NoRanges, Fault::SomeRanges]
+    {
         let cache = tempfile::tempdir().unwrap();
         hub.set(fault);
         let resolved = sources::resolve(&config(&hub, cache.path()), ID, None).await.unwrap();

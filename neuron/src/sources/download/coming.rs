@@ -170,8 +170,15 @@ impl Coming {
             if piece > 0 && self.whole.load(Relaxed) {
                 return Err(Trouble::NoRanges);
             }
-            let before = self.part.pieces()[piece].next();
-            let (cause, after) = match self.try_on(hub, commit, piece).await? {
+            let (before, was_whole) = (self.part.pieces()[piece].next(), self.whole.load(Relaxed));
+            let tried = match self.try_on(hub, commit, piece).await {
+                // Another piece came as the whole file meanwhile, and what there was of this one is forgotten.
+                Err(Trouble::Failed(_)) if !was_whole && self.whole.load(Relaxed) => {
+                    return Err(Trouble::NoRanges);
+                }
+                tried => tried?,
+            };
+            let (cause, after) = match tried {
                 Try::Done => return Ok(()),
                 Try::Broken(cause, after) => (cause, after),
             };
@@ -201,9 +208,9 @@ impl Coming {
             Ok(Ok(answer)) => answer,
         };
         if !whole && len == Some(self.size()) && end - start < self.size() {
-            // The whole file, from its beginning.
-            self.restart(hub)?;
+            // The whole file, from its beginning. First of all others are to know why theirs is forgotten.
             self.whole.store(true, Relaxed);
+            self.restart(hub)?;
             return Err(Trouble::NoRanges);
         }
         let (mut held, mut at, mut left) = (BytesMut::new(), start, end - start);
@@ -244,7 +251,7 @@ impl Coming {
         let cause = hub.refusal(error);
         match error {
             HFError::RateLimited { retry_after, .. } => Ok(Try::Broken(cause, *retry_after)),
-            HFError::Request { .. } => Ok(Try::Broken(cause, None)),
+            HFError::Request { .. } | HFError::Xet { .. } => Ok(Try::Broken(cause, None)),
             HFError::Http { context } if context.status.is_server_error() => Ok(Try::Broken(cause, None)),
             HFError::Http { context } if context.status.as_u16() == 416 => {
                 let cause = format!(

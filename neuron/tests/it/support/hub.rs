@@ -44,6 +44,8 @@ pub(crate) enum Fault {
     WrongByte,
     /// A range is answered with the whole.
     NoRanges,
+    /// A range is, but for the file's beginning.
+    SomeRanges,
     /// The file is kept elsewhere: on another host, which says nothing of commits, and whose etag is its own.
     Elsewhere,
     /// Leads to itself.
@@ -187,8 +189,9 @@ fn send(hub: &Arc<Shared>, fault: Fault, is_head: bool, headers: &HeaderMap) -> 
     let range = range.map(|range| {
         let (from, to) = range.to_str().unwrap().strip_prefix("bytes=").unwrap().split_once('-').unwrap();
         let end = to.parse::<usize>().unwrap() + 1;
-        from.parse().unwrap()..end.min(hub.file.len())
+        from.parse::<usize>().unwrap()..end.min(hub.file.len())
     });
+    let range = range.filter(|range| fault != Fault::SomeRanges || range.start == 0);
     let status = if range.is_some() { StatusCode::PARTIAL_CONTENT } else { StatusCode::OK };
     let range = range.unwrap_or(0..hub.file.len());
     if range.start >= range.end {
