@@ -148,6 +148,11 @@ fn a_header_that_cannot_be_is_refused() {
     check(tensor("F33", json!([2]), 0, 8), "F33 is not a type");
     check(tensor("F32", json!([-1]), 0, 8), "not the JSON that it should be");
     check(json!({ "dtype": "F32", "shape": [2] }), "data_offsets");
+    let two =
+        |a: u64| json!({ "a": tensor("F32", json!([2]), a, a + 8), "b": tensor("F32", json!([2]), 8, 16) });
+    let (_, got) = problem(&one(&two(4)));
+    assert!(got.contains("tensors a and b lie over each other"), "{got}");
+    assert!(Safetensors::open(one(&two(0)).path()).is_ok());
     check(json!(1), "not the JSON");
 }
 

@@ -31,6 +31,20 @@ fn every_truncation_of_the_real_header_is_an_error() {
     }
 }
 
+#[test]
+fn tensors_that_lie_over_each_other_are_an_error() {
+    let mut bytes = Gguf::tiny("llama").bytes();
+    let name = b"output_norm.weight";
+    let at = bytes.windows(name.len()).position(|window| window == name).unwrap() + name.len();
+    let rank = u32::from_le_bytes(bytes[at..at + 4].try_into().unwrap()) as usize;
+    // Behind the rank, the dimensions and the format.
+    let offset = at + 4 + 8 * rank + 4;
+    assert_ne!(bytes[offset..offset + 8], [0; 8], "it is not the first");
+    bytes[offset..offset + 8].fill(0);
+    let error = Header::parse(&bytes).unwrap_err().to_string();
+    assert!(error.contains("output_norm.weight") && error.contains("lie over each other"), "{error}");
+}
+
 proptest! {
     #![proptest_config(ProptestConfig::with_cases(1500))]
     #[test]
