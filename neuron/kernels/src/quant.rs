@@ -8,10 +8,12 @@
 mod fit;
 pub(crate) mod kernel;
 mod pack;
+mod planes;
 mod portable;
 
 pub use fit::Target;
 pub use pack::Source;
+pub use planes::{Planes, Recipe, widen};
 
 use crate::{acts::Row, cpu::Level};
 

@@ -74,16 +74,21 @@ impl QuantMatrix {
             let (mut floats, mut decoded) = ([0.0; BLOCK], Decoded::default());
             for (block, out) in out.chunks_exact_mut(layout.record()).enumerate() {
                 float.widen(bytes, block * BLOCK, &mut floats);
-                for (group, x) in floats.chunks_exact(layout.group).enumerate() {
-                    let fit = if layout.min { with_minimum(layout, x) } else { symmetric(layout, x) };
-                    let half = |x: f32| f16::from_f32(x).to_bits();
-                    (decoded.scales[group], decoded.mins[group]) = (half(fit.scale), half(fit.min));
-                    let values = &mut decoded.values[group * layout.group..];
-                    values.iter_mut().zip(x).for_each(|(q, x)| *q = fit.round(layout, *x));
-                }
+                quantise(layout, &floats, &mut decoded);
                 decoded.put(layout, 1, row, out);
             }
         })
+    }
+}
+
+/// A record's values of one row.
+pub(super) fn quantise(layout: Layout, floats: &[f32; BLOCK], decoded: &mut Decoded) {
+    for (group, x) in floats.chunks_exact(layout.group).enumerate() {
+        let fit = if layout.min { with_minimum(layout, x) } else { symmetric(layout, x) };
+        let half = |x: f32| f16::from_f32(x).to_bits();
+        (decoded.scales[group], decoded.mins[group]) = (half(fit.scale), half(fit.min));
+        let values = &mut decoded.values[group * layout.group..];
+        values.iter_mut().zip(x).for_each(|(q, x)| *q = fit.round(layout, *x));
     }
 }
 

@@ -109,7 +109,7 @@ impl Source {
     }
 
     #[inline(always)]
-    fn decode(self, block: &[u8], out: &mut Decoded) {
+    pub(super) fn decode(self, block: &[u8], out: &mut Decoded) {
         let bits = |at: usize| u16::from_le_bytes([block[at], block[at + 1]]);
         let half = |at: usize| f16::from_bits(bits(at)).to_f32();
         match self {
