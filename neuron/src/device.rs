@@ -6,6 +6,7 @@ mod stats;
 mod worker;
 
 use std::{
+    panic::{AssertUnwindSafe, catch_unwind},
     sync::{
         Arc, Mutex, MutexGuard, PoisonError,
         atomic::{AtomicU64, Ordering},
@@ -68,6 +69,8 @@ pub(crate) enum Control {
     /// The part's leader is gone.
     Forget(ModelKey),
     Mark(Box<Marked>),
+    /// Looks at the device's memory.
+    Measure(oneshot::Sender<()>),
     /// Ends every sequence and then the thread.
     Stop,
 }
@@ -115,8 +118,9 @@ pub enum DeviceState {
     Gone(String),
 }
 
-/// Makes what computes on a device, anew where the device was lost. Errors where the device cannot be had.
-pub type MakeBackend = Box<dyn Fn() -> Result<Box<dyn Backend>, String> + Send + Sync>;
+/// Makes what computes on a device, on the device's thread, and anew where the device was lost. Errors where the device
+/// cannot be had.
+pub type MakeBackend = Arc<dyn Fn() -> Result<Box<dyn Backend>, String> + Send + Sync>;
 
 /// A device from outside.
 pub struct DeviceHandle {
@@ -124,7 +128,11 @@ pub struct DeviceHandle {
     make: MakeBackend,
     thread: Mutex<Thread>,
     state: watch::Sender<DeviceState>,
+    memory: OwnMemory,
 }
+
+/// Bytes of a device's own memory that are free, and all of it, as its thread last saw them; `None`: it has the host's.
+pub(crate) type OwnMemory = Arc<Mutex<Option<(u64, u64)>>>;
 
 /// The device's thread, and the way to it.
 struct Thread {
@@ -139,8 +147,9 @@ impl DeviceHandle {
     /// Starts the thread `name`, which owns what `make` makes from now on.
     pub fn start(name: &str, make: MakeBackend) -> std::io::Result<Self> {
         let state = watch::Sender::new(DeviceState::Up);
-        let thread = Mutex::new(Thread::start(name, &make, &state)?);
-        Ok(Self { name: name.to_owned(), make, thread, state })
+        let memory = OwnMemory::default();
+        let thread = Mutex::new(Thread::start(name, &make, &state, &memory)?);
+        Ok(Self { name: name.to_owned(), make, thread, state, memory })
     }
 
     pub fn name(&self) -> &str {
@@ -170,7 +179,11 @@ impl DeviceHandle {
         let mut failed = String::new();
         for pause in pauses {
             tokio::time::sleep(*pause).await;
-            match Thread::start(&self.name, &self.make, &self.state) {
+            let (name, make) = (self.name.clone(), Arc::clone(&self.make));
+            let (state, memory) = (self.state.clone(), Arc::clone(&self.memory));
+            // It returns once the thread has the device, which may take seconds.
+            let started = tokio::task::spawn_blocking(move || Thread::start(&name, &make, &state, &memory));
+            match started.await.map_err(std::io::Error::other).flatten() {
                 Ok(thread) => {
                     *self.lock() = thread;
                     self.state.send_replace(DeviceState::Up);
@@ -185,6 +198,21 @@ impl DeviceHandle {
         }
         tracing::error!(device = self.name, %reason, error = failed, "the device is gone; restart neuron");
         self.state.send_replace(DeviceState::Gone(format!("{reason}; then: {failed}")));
+    }
+
+    /// As the thread last saw it; see [`Self::measure`].
+    pub(crate) fn own_memory(&self) -> Option<(u64, u64)> {
+        *self.memory.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Has the thread look at its memory now: others may use the device too.
+    pub(crate) async fn measure(&self) {
+        if self.own_memory().is_some() {
+            let (reply, done) = oneshot::channel();
+            if self.controls().send(Control::Measure(reply)).await.is_ok() {
+                done.await.ok();
+            }
+        }
     }
 
     /// A name for a model that is about to be loaded.
@@ -283,16 +311,38 @@ impl DeviceHandle {
 }
 
 impl Thread {
-    fn start(name: &str, make: &MakeBackend, state: &watch::Sender<DeviceState>) -> std::io::Result<Self> {
+    /// Returns once the thread has its backend, or says why it has none.
+    fn start(
+        name: &str,
+        make: &MakeBackend,
+        state: &watch::Sender<DeviceState>,
+        memory: &OwnMemory,
+    ) -> std::io::Result<Self> {
         let (controls, receiver) = mpsc::channel(MAX_CONTROLS);
-        let backend = make().map_err(std::io::Error::other)?;
-        let state = state.clone();
+        let (make, state, memory) = (Arc::clone(make), state.clone(), Arc::clone(memory));
+        let (made, is_made) = std::sync::mpsc::sync_channel(1);
         let run = move || {
-            worker::Worker::new(backend, receiver).run(|lost| {
+            // A driver's context belongs to the thread that makes it.
+            let backend = match catch_unwind(AssertUnwindSafe(|| make())) {
+                Ok(Ok(backend)) => backend,
+                Ok(Err(error)) => {
+                    made.send(Err(error)).ok();
+                    return;
+                }
+                Err(panic) => {
+                    made.send(Err(worker::panic_text(&*panic))).ok();
+                    return;
+                }
+            };
+            let worker = worker::Worker::new(backend, receiver, memory);
+            made.send(Ok(())).ok();
+            worker.run(|lost| {
                 state.send_replace(DeviceState::Poisoned(lost.clone()));
             });
         };
         let thread = std::thread::Builder::new().name(name.to_owned()).spawn(run)?;
+        let made = is_made.recv().unwrap_or_else(|_| Err("the device's thread ended".to_owned()));
+        made.map_err(std::io::Error::other)?;
         Ok(Self { controls, running: Some(thread) })
     }
 }

@@ -27,7 +27,7 @@ const LAST_STEP: Duration = Duration::from_secs(3);
 pub type Make<'a> = &'a (dyn Fn(usize, CpuBackend) -> MakeBackend + Sync);
 
 fn plain(_: usize, backend: CpuBackend) -> MakeBackend {
-    Box::new(move || Ok(Box::new(backend) as Box<dyn Backend>))
+    Arc::new(move || Ok(Box::new(backend) as Box<dyn Backend>))
 }
 
 /// A daemon that serves.

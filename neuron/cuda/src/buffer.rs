@@ -1,20 +1,33 @@
+use std::rc::Rc;
+
 use crate::{
     Device, Error, ErrorKind,
     device::{Plain, bytes_of, bytes_of_mut},
 };
 
-/// Memory of a device; given back when it is dropped.
+/// Memory of a device; given back when the last part of it is dropped.
+#[derive(Clone)]
 pub struct Buffer {
-    device: Device,
+    owner: Rc<Owner>,
     address: u64,
     bytes: usize,
+}
+
+struct Owner {
+    device: Device,
+    address: u64,
 }
 
 impl Buffer {
     pub(crate) fn new(device: &Device, bytes: usize) -> Result<Self, Error> {
         // Nothing has an address too.
         let address = device.driver().alloc(bytes.max(16))?;
-        Ok(Self { device: device.clone(), address, bytes })
+        Ok(Self { owner: Rc::new(Owner { device: device.clone(), address }), address, bytes })
+    }
+
+    /// `bytes` of it from `offset` on, the same memory. Panics where they are not there.
+    pub fn part(&self, offset: usize, bytes: usize) -> Self {
+        Self { owner: Rc::clone(&self.owner), address: self.at(offset, bytes), bytes }
     }
 
     /// Bytes.
@@ -35,17 +48,17 @@ impl Buffer {
     /// Copies `data` to the byte at `offset`; `data` may be changed once it returns.
     pub fn write<T: Plain>(&self, offset: usize, data: &[T]) -> Result<(), Error> {
         self.check(offset, size_of_val(data))?;
-        self.device.driver().write(self.address + offset as u64, bytes_of(data))
+        self.owner.device.driver().write(self.address + offset as u64, bytes_of(data))
     }
 
     /// Fills `into` from the byte at `offset`, after all that was asked of the device before.
     pub fn read<T: Plain>(&self, offset: usize, into: &mut [T]) -> Result<(), Error> {
         self.check(offset, size_of_val(into))?;
-        self.device.driver().read(self.address + offset as u64, bytes_of_mut(into))
+        self.owner.device.driver().read(self.address + offset as u64, bytes_of_mut(into))
     }
 
     pub fn zero(&self) -> Result<(), Error> {
-        self.device.driver().zero(self.address, self.bytes)
+        self.owner.device.driver().zero(self.address, self.bytes)
     }
 
     fn check(&self, offset: usize, bytes: usize) -> Result<(), Error> {
@@ -57,7 +70,7 @@ impl Buffer {
     }
 }
 
-impl Drop for Buffer {
+impl Drop for Owner {
     fn drop(&mut self) {
         self.device.driver().free(self.address);
     }

@@ -137,13 +137,14 @@ fn layout(bytes: usize) -> Layout {
 }
 
 fn fences_are_whole(address: u64, bytes: usize) -> bool {
+    const WHOLE: [u8; 2 * FENCE] = [FENCE_BYTE; 2 * FENCE];
     let after = layout(bytes).size() - FENCE - bytes;
     // SAFETY: `alloc` made room for both.
     unsafe {
         let start = address as *const u8;
         let before = std::slice::from_raw_parts(start.sub(FENCE), FENCE);
         let after = std::slice::from_raw_parts(start.add(bytes), after);
-        before.iter().chain(after).all(|byte| *byte == FENCE_BYTE)
+        before == &WHOLE[..FENCE] && after == &WHOLE[..after.len()]
     }
 }
 

@@ -3,6 +3,7 @@
 use std::{
     collections::HashMap,
     panic::{AssertUnwindSafe, catch_unwind},
+    sync::PoisonError,
     time::{Duration, Instant},
 };
 
@@ -11,7 +12,7 @@ use tokio::sync::{
     oneshot,
 };
 
-use super::{Control, Failure, Job, Load, ModelKey, Role, parts::Leading};
+use super::{Control, Failure, Job, Load, ModelKey, OwnMemory, Role, parts::Leading};
 use crate::{
     engine::{Backend, Lane, Lost, Model, ModelError, Sequence, Stepped},
     memory,
@@ -30,18 +31,27 @@ pub(super) struct Worker {
     leaving: Vec<(ModelKey, oneshot::Sender<()>)>,
     /// Why nothing more can be computed.
     lost: Option<Lost>,
+    /// Where others see how much memory the device has.
+    memory: OwnMemory,
 }
 
 impl Worker {
-    pub(super) fn new(backend: Box<dyn Backend>, controls: Receiver<Control>) -> Self {
-        Self {
+    pub(super) fn new(backend: Box<dyn Backend>, controls: Receiver<Control>, memory: OwnMemory) -> Self {
+        let mut worker = Self {
+            memory,
             backend,
             controls,
             lanes: HashMap::new(),
             parts: HashMap::new(),
             leaving: Vec::new(),
             lost: None,
-        }
+        };
+        worker.measure();
+        worker
+    }
+
+    fn measure(&mut self) {
+        *self.memory.lock().unwrap_or_else(PoisonError::into_inner) = self.backend.memory();
     }
 
     /// Until [`Control::Stop`], or until every handle is gone, or until the device is lost; then `on_lost` comes before
@@ -97,6 +107,10 @@ impl Worker {
                     lane.mark(&marked.caller, &marked.tokens, &marked.marks);
                 }
             }
+            Control::Measure(reply) => {
+                self.measure();
+                reply.send(()).ok();
+            }
             Control::Stop => {}
         }
     }
@@ -141,6 +155,7 @@ impl Worker {
         }
         // What was read to be packed, too.
         memory::give_back();
+        self.measure();
         // Nobody waiting is no reason to unload: whoever asks next finds it loaded.
         reply.send(outcome).ok();
     }
@@ -164,6 +179,7 @@ impl Worker {
     fn forget_part(&mut self, key: ModelKey) {
         if let Some(part) = self.parts.remove(&key) {
             drop_model(part);
+            self.measure();
         }
     }
 
@@ -210,6 +226,7 @@ impl Worker {
         lane.stats().set_fault(what.clone());
         lane.fail_all(&Failure::Fault(what));
         drop_model(lane);
+        self.measure();
     }
 
     /// Everybody is told, now and as they come until nobody can any more; nothing on the device is touched.
@@ -255,6 +272,7 @@ impl Worker {
                 | Control::Mark(_)
                 | Control::Run(..)
                 | Control::Forget(_)
+                | Control::Measure(_)
                 | Control::Stop => {}
             }
         }
@@ -271,7 +289,10 @@ impl Worker {
                     self.leaving.push((key, reply));
                     continue;
                 }
-                Some(idle) => drop_model(idle),
+                Some(idle) => {
+                    drop_model(idle);
+                    self.measure();
+                }
                 None => self.forget_part(key),
             }
             reply.send(()).ok();
@@ -292,7 +313,7 @@ fn drop_model(model: impl Sized) {
     memory::give_back();
 }
 
-fn panic_text(panic: &(dyn std::any::Any + Send)) -> String {
+pub(super) fn panic_text(panic: &(dyn std::any::Any + Send)) -> String {
     let text = panic.downcast_ref::<String>().map(String::as_str);
     text.or_else(|| panic.downcast_ref::<&str>().copied()).unwrap_or("a panic without words").to_owned()
 }

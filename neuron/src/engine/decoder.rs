@@ -24,6 +24,7 @@ use rope::Rotary;
 
 pub use load::KvFormat;
 pub(crate) use load::kv_shape;
+pub(crate) use rope::frequencies;
 
 /// Tokens in one forward at most.
 pub(crate) const MAX_BATCH_TOKENS: usize = 512;

@@ -111,7 +111,7 @@ pub struct Room {
 }
 
 /// Makes models. The worker is written against this, so that it can be tested without weights.
-pub trait Backend: Send {
+pub trait Backend {
     /// Reads the weights into the device's memory.
     fn load(&mut self, weights: &Weights, plan: &Blueprint, room: Room)
     -> Result<Box<dyn Model>, ModelError>;
@@ -127,6 +127,11 @@ pub trait Backend: Send {
     ) -> Result<Box<dyn Model>, ModelError> {
         let _unused = (weights, plan, room, shard);
         Err(ModelError("models in parts are not computed here".to_owned()))
+    }
+
+    /// Bytes of the device's own memory that are free, and all of it; `None`: it has the host's.
+    fn memory(&mut self) -> Option<(u64, u64)> {
+        None
     }
 
     /// Whether nothing can be computed on the device any more, asked after each failure: the driver's errors of the

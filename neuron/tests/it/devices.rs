@@ -126,7 +126,7 @@ impl Two {
         let both = [Arc::clone(&switches), Arc::clone(&others)];
         let make = move |index: usize, real: CpuBackend| -> MakeBackend {
             let switches = Arc::clone(&both[index]);
-            Box::new(move || {
+            Arc::new(move || {
                 if switches.missing.load(SeqCst) {
                     return Err("no such device".to_owned());
                 }

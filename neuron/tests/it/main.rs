@@ -16,6 +16,7 @@ mod estimate;
 mod folders;
 mod foreign_bytes;
 mod forward;
+mod gpu;
 mod greedy;
 mod hub;
 mod lifecycle;

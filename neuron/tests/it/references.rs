@@ -20,7 +20,7 @@ use neuron_kernels::quant::Target;
 use crate::support;
 
 /// Folder, and the error that is allowed with keys and values in F32 and in F16.
-const MODELS: [(&str, f32, f32); 6] = [
+pub(crate) const MODELS: [(&str, f32, f32); 6] = [
     ("llama", 2e-6, 1e-3),
     ("mistral", 2e-6, 1e-3),
     ("qwen2", 2e-6, 1e-3),
@@ -64,8 +64,8 @@ pub(crate) fn names() -> impl Iterator<Item = &'static str> {
     MODELS.iter().map(|(name, ..)| *name).chain(SINGLE.iter().map(|(name, _)| *name))
 }
 
-struct Reference {
-    prompt: Vec<u32>,
+pub(crate) struct Reference {
+    pub(crate) prompt: Vec<u32>,
     vocab: usize,
     /// [tokens, vocab]
     logits: Vec<f32>,
@@ -75,7 +75,7 @@ pub(crate) fn folder(name: &str) -> PathBuf {
     PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("tests/data/references").join(name)
 }
 
-fn reference(name: &str) -> Reference {
+pub(crate) fn reference(name: &str) -> Reference {
     let facts = support::data("references/references.json");
     let bytes = std::fs::read(folder(name).join("logits.f32")).unwrap();
     let logits = bytes.chunks_exact(4).map(|b| f32::from_le_bytes(b.try_into().unwrap()));
@@ -120,7 +120,12 @@ fn step(model: &mut dyn Model, sequences: [&[u32]; 2], done: [usize; 2], lens: [
 }
 
 /// The error where the prompt is run in chunks of these lengths, beside another sequence where one is given.
-fn in_chunks(model: &mut dyn Model, reference: &Reference, lens: &[usize], other: Option<&[usize]>) -> f32 {
+pub(crate) fn in_chunks(
+    model: &mut dyn Model,
+    reference: &Reference,
+    lens: &[usize],
+    other: Option<&[usize]>,
+) -> f32 {
     let beside: Vec<u32> = reference.prompt.iter().rev().copied().collect();
     let (mut done, mut error) = ([0, 0], 0.0);
     let mut others = other.into_iter().flatten().copied();

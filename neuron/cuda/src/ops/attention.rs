@@ -270,6 +270,11 @@ pub fn attend_many(
     Ok(true)
 }
 
+/// Whether [`attend_many`] can.
+pub fn tiles(kv: &Kv) -> bool {
+    kv.float != Float::F32
+}
+
 impl Attention<'_> {
     /// Tokens of a tile of [`attend_many`].
     pub const TILE: usize = TILE_TOKENS;

@@ -50,6 +50,13 @@ impl Rotary {
     }
 }
 
+/// Radians a position, for each pair of dimensions: of most layers, and of those with a window.
+pub(crate) fn frequencies(shape: &Shape, divisors: Option<&[f32]>) -> [Vec<f32>; 2] {
+    let Rotary { all, local } = Rotary::new(shape, divisors);
+    let local = local.map_or_else(|| all.frequencies.clone(), |local| local.frequencies);
+    [all.frequencies, local]
+}
+
 /// As Llama 3.1's own code blends frequencies.
 fn llama3(frequency: f32, factor: f32, low: f32, high: f32, original: f32) -> f32 {
     let length = std::f32::consts::TAU / frequency;

@@ -1,0 +1,204 @@
+//! neuron's own decoder on a GPU: the same batches, blocks and models as on the CPU, by the kernels of `neuron-cuda`.
+//!
+//! All memory is taken when a model is loaded. A step uploads what it is about (tokens, positions, blocks) in one copy, and
+//! what then runs depends on numbers of tokens alone: steps of one token a sequence are recorded once and run again as a
+//! whole.
+
+mod experts;
+mod layer;
+mod load;
+mod plan;
+mod step;
+
+use std::collections::HashMap;
+
+use neuron_cuda::{Buffer, Device, Error, ErrorKind, HostBuffer, Matrix, Recording, ops::Kv};
+
+use super::{
+    Backend, Batch, Blueprint, Communicator, CpuBackend, Limits, Logits, Lost, Model, ModelError, Room,
+    Shape, Shard, Weights,
+};
+use layer::Layer;
+pub(crate) use plan::{estimate, refusal};
+use step::{FIXED, Inputs, Step, Work};
+
+/// Tokens in one forward at most.
+pub(crate) const MAX_TOKENS: usize = 1024;
+/// Rows of logits that are computed at once.
+pub(crate) const LOGIT_ROWS: usize = super::MAX_SEQUENCES;
+/// Positions of a block.
+pub(crate) const BLOCK: usize = 16;
+
+/// Loads onto a GPU, and what is not computed there onto the host.
+pub struct GpuBackend {
+    device: Device,
+    /// Encoders and candle's models are computed by the host, and packing shares its threads.
+    host: CpuBackend,
+}
+
+struct GpuDecoder {
+    device: Device,
+    shape: Shape,
+    kv: Kv,
+    embeddings: Matrix,
+    /// `None`: the embeddings.
+    output: Option<Matrix>,
+    output_norm: Buffer,
+    layers: Vec<Layer>,
+    /// Radians a position, of most layers and of those with a window.
+    frequencies: [Buffer; 2],
+    /// Keys and values of each layer; the last block is nobody's.
+    cache: Vec<[Buffer; 2]>,
+    inputs: Inputs,
+    work: Work,
+    /// Steps of so many sequences with one token each.
+    recordings: HashMap<usize, Recording>,
+    /// Steps of so many that have run as they are: what a recording may not ask for is there after it.
+    warm: Vec<usize>,
+    /// What logits are read to.
+    host: HostBuffer,
+    many: Vec<f32>,
+    states: Vec<f32>,
+    sequences: usize,
+    others: Option<Box<dyn Communicator>>,
+}
+
+impl GpuBackend {
+    /// `host`: how many threads pack weights, how keys and values are held, and how many sequences run at once.
+    pub fn new(device: Device, host: CpuBackend) -> Self {
+        Self { device, host }
+    }
+
+    fn decoder(
+        &self,
+        weights: &Weights,
+        shape: &Shape,
+        room: Room,
+        others: Option<Box<dyn Communicator>>,
+    ) -> Result<Box<dyn Model>, ModelError> {
+        let decoder = GpuDecoder::load(&self.device, self.host, weights, shape, room, others)?;
+        Ok(Box::new(decoder))
+    }
+}
+
+impl Backend for GpuBackend {
+    fn load(
+        &mut self,
+        weights: &Weights,
+        plan: &Blueprint,
+        room: Room,
+    ) -> Result<Box<dyn Model>, ModelError> {
+        match plan {
+            Blueprint::Decoder(shape) => self.decoder(weights, shape, room, None),
+            Blueprint::Encoder(_) | Blueprint::Candle(_) => self.host.load(weights, plan, room),
+        }
+    }
+
+    fn load_shard(
+        &mut self,
+        weights: &Weights,
+        plan: &Blueprint,
+        room: Room,
+        shard: Shard,
+    ) -> Result<Box<dyn Model>, ModelError> {
+        let Blueprint::Decoder(shape) = plan else {
+            return Err(ModelError("only our own decoder is computed in parts".to_owned()));
+        };
+        let weights = weights.clone().sharded(shard.rank, shard.size);
+        self.decoder(&weights, shape, room, Some(shard.communicator))
+    }
+
+    fn lost(&mut self) -> Option<Lost> {
+        match self.device.synchronize() {
+            // The driver may fail where anything of it is given back.
+            Err(Error { kind: ErrorKind::Lost, text }) => Some(Lost { reason: text, may_drop: false }),
+            _ => None,
+        }
+    }
+
+    fn memory(&mut self) -> Option<(u64, u64)> {
+        let memory = self.device.memory().ok()?;
+        Some((memory.free, memory.total))
+    }
+}
+
+impl Model for GpuDecoder {
+    fn limits(&self) -> Limits {
+        Limits {
+            sequences: self.sequences,
+            tokens: MAX_TOKENS,
+            block: BLOCK,
+            blocks: self.kv.blocks - 1,
+            block_bytes: 2 * self.cache.len() * self.kv.bytes() / self.kv.blocks,
+            every_row: true,
+            whole: false,
+            shares_blocks: true,
+        }
+    }
+
+    fn forward(&mut self, batch: &Batch<'_>) -> Result<Logits<'_>, ModelError> {
+        let step = self.begin(batch)?;
+        self.run(&step)?;
+        Ok(self.read(&step, batch)?)
+    }
+
+    fn abandon(&mut self) {
+        if let Some(others) = &mut self.others {
+            others.abort();
+        }
+    }
+
+    fn weights_bytes(&self) -> u64 {
+        let layers = self.layers.iter().flat_map(Layer::matrices);
+        let all = layers.chain([&self.embeddings]).chain(&self.output);
+        all.map(|matrix| matrix.bytes() as u64).sum()
+    }
+}
+
+impl GpuDecoder {
+    /// All that a step asks of the device, but for what is uploaded before and read after it.
+    fn run(&mut self, step: &Step) -> Result<(), ModelError> {
+        if !step.recordable || self.others.is_some() {
+            return self.enqueue(step);
+        }
+        if let Some(recording) = self.recordings.get(&step.tokens) {
+            return Ok(recording.replay()?);
+        }
+        if !self.warm.contains(&step.tokens) {
+            self.warm.push(step.tokens);
+            return self.enqueue(step);
+        }
+        let device = self.device.clone();
+        let mut failed = None;
+        let recorded = device.record(|| {
+            self.enqueue(step).map_err(|error| {
+                failed = Some(error);
+                Error { kind: ErrorKind::Failed, text: String::new() }
+            })
+        });
+        match recorded {
+            Ok(recording) => {
+                recording.replay()?;
+                self.recordings.insert(step.tokens, recording);
+                Ok(())
+            }
+            Err(error) => {
+                let error = failed.unwrap_or_else(|| error.into());
+                tracing::warn!(%error, tokens = step.tokens, "a step could not be recorded, and runs kernel by kernel");
+                self.enqueue(step)
+            }
+        }
+    }
+}
+
+impl From<Error> for ModelError {
+    fn from(error: Error) -> Self {
+        Self(error.text)
+    }
+}
+
+impl std::fmt::Debug for GpuBackend {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str("GpuBackend")
+    }
+}

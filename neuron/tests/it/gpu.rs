@@ -1,0 +1,193 @@
+//! The GPU's engine on the emulated device, which runs the very kernels: the same logits as transformers' and as the CPU's.
+
+use std::sync::{Arc, atomic::Ordering::SeqCst};
+
+use neuron::engine::{
+    Backend, Batch, Blueprint, Communicator, CpuBackend, GpuBackend, KvFormat, Loopback, Model, Part, Room,
+    Rows, Shard, Weights,
+};
+use neuron_cuda::{Device, Faults};
+use neuron_kernels::quant::Target;
+
+use crate::{
+    references::{MODELS, folder, in_chunks, reference},
+    support::{self, Gguf, Runner},
+};
+
+const HOST: CpuBackend = CpuBackend { threads: 1, kv: KvFormat::F32, sequences: 4 };
+
+fn load(name: &str, kv: KvFormat, in_situ: Option<Target>) -> (Box<dyn Model>, Arc<Faults>) {
+    let files = Arc::new(neuron::safetensors::Safetensors::open(&folder(name)).unwrap());
+    let plan = Blueprint::from_safetensors(&files).unwrap();
+    let faults = Arc::new(Faults::default());
+    let device = Device::emulated_with(1 << 30, Arc::clone(&faults));
+    let mut backend = GpuBackend::new(device, CpuBackend { kv, ..HOST });
+    let weights = Weights::safetensors(files).quantised(in_situ);
+    (backend.load(&weights, &plan, Room { context: 64, cached: 256 }).unwrap(), faults)
+}
+
+fn on_cpu(name: &str, target: Target) -> Box<dyn Model> {
+    let files = Arc::new(neuron::safetensors::Safetensors::open(&folder(name)).unwrap());
+    let plan = Blueprint::from_safetensors(&files).unwrap();
+    let weights = Weights::safetensors(files).quantised(Some(target));
+    let mut host = HOST;
+    host.load(&weights, &plan, Room { context: 64, cached: 256 }).unwrap()
+}
+
+/// The files hold 16-bit floats, and so do the activations that they are multiplied with here.
+#[test]
+fn logits_are_those_of_transformers() {
+    for (name, ..) in MODELS {
+        let reference = reference(name);
+        let len = reference.prompt.len();
+        for kv in [KvFormat::F32, KvFormat::F16] {
+            let (mut model, faults) = load(name, kv, None);
+            let model = &mut *model;
+            let whole = in_chunks(model, &reference, &[len], None);
+            let single = in_chunks(model, &reference, &[1; 10], Some(&[9, 1, 1, 1, 1, 1, 3]));
+            let ragged = in_chunks(model, &reference, &[1, 7, 16, 3, 13], Some(&[5, 1, 30, 1, 1]));
+            println!("{name}, {kv:?}: {whole:.1e} whole, {single:.1e} one by one, {ragged:.1e} in chunks");
+            assert!(whole.max(single).max(ragged) < 4e-3, "{name}, {kv:?}: {whole} {single} {ragged}");
+            // Of the steps of one token a sequence all but the first of each size ran out of a recording.
+            assert_eq!(faults.replays.load(SeqCst), 6, "{name}");
+        }
+    }
+}
+
+/// The same values as on the CPU: what differs is how activations are rounded, which random weights make much of.
+#[test]
+fn weights_quantised_as_they_are_loaded_are_those_of_the_cpu() {
+    for (name, ..) in MODELS {
+        let prompt = reference(name).prompt;
+        for target in Target::ALL {
+            let (gpu, _) = load(name, KvFormat::F32, Some(target));
+            let (mut gpu, mut cpu) = (Runner::new(gpu), Runner::new(on_cpu(name, target)));
+            // By the tensor cores' form, and by the one in 8 bits.
+            let (long, short) = ((0, 0, &prompt[..20]), (0, 20, &prompt[20..23]));
+            for piece in [long, short] {
+                let (ours, theirs) = (gpu.run(&[piece]).remove(0), cpu.run(&[piece]).remove(0));
+                let largest = theirs.iter().fold(0.0f32, |most, x| most.max(x.abs()));
+                let off = ours.iter().zip(&theirs).fold(0.0f32, |most, (a, b)| most.max((a - b).abs()));
+                println!("{name}, {target:?}: {:.3}", off / largest);
+                assert!(off / largest < 0.1, "{name}, {target:?}: {off} of {largest}");
+            }
+        }
+    }
+}
+
+/// Floats of 32 bits are computed with as they are.
+#[test]
+fn it_computes_what_the_cpu_computes() {
+    for architecture in ["llama", "qwen2", "qwen3", "qwen3moe", "gemma3"] {
+        let hub = tempfile::tempdir().unwrap();
+        Gguf::tiny(architecture).install(hub.path(), "m");
+        let path = hub.path().join("models--test--m/snapshots/one/m.F32.gguf");
+        let checked = neuron::preflight::check("test/m", &path, None, 0).unwrap();
+        let room = Room { context: 256, cached: 1024 };
+        let mut on_gpu = GpuBackend::new(Device::emulated(1 << 30), HOST);
+        let mut host = HOST;
+        let mut gpu = Runner::new(on_gpu.load(&checked.weights, &checked.plan, room).unwrap());
+        let mut cpu = Runner::new(host.load(&checked.weights, &checked.plan, room).unwrap());
+        let tokens: Vec<u32> = (0..120).map(|i| (i * 7) % 256).collect();
+        let batches: [&[(usize, usize, &[u32])]; 6] = [
+            &[(0, 0, &tokens[..100])],
+            &[(1, 0, &tokens[..3]), (0, 100, &tokens[100..101]), (2, 0, &tokens[50..51])],
+            &[(1, 3, &tokens[3..4]), (0, 101, &tokens[101..102])],
+            &[(1, 4, &tokens[4..5]), (0, 102, &tokens[102..103])],
+            &[(1, 5, &tokens[5..6]), (0, 103, &tokens[103..104])],
+            &[(2, 1, &tokens[..60]), (3, 0, &tokens[..20])],
+        ];
+        for (n, batch) in batches.into_iter().enumerate() {
+            let (ours, theirs) = (gpu.run(batch), cpu.run(batch));
+            for (ours, theirs) in ours.iter().flatten().zip(theirs.iter().flatten()) {
+                assert!((ours - theirs).abs() < 2e-4, "{architecture}, batch {n}: {ours} for {theirs}");
+            }
+        }
+        // Every row's logits, more than are computed at once; and states.
+        let blocks: Vec<u32> = (0..16).collect();
+        for rows in [Rows::All, Rows::States] {
+            let part = Part { len: 100, position: 0, blocks: &blocks, rows };
+            let batch = Batch { tokens: &tokens[..100], parts: &[part] };
+            let of = |model: &mut dyn Model| {
+                let logits = model.forward(&batch).unwrap();
+                [logits.data.to_vec(), logits.states.to_vec()].concat()
+            };
+            let (ours, theirs) = (of(&mut *gpu.model), of(&mut *cpu.model));
+            assert_eq!(ours.len(), theirs.len());
+            assert!(!ours.is_empty());
+            assert!(ours.iter().zip(&theirs).all(|(a, b)| (a - b).abs() < 3e-4), "{architecture}, {rows:?}");
+        }
+        // Parts of which none wants logits, and tokens that there are not.
+        let none = Part { len: 1, position: 0, blocks: &blocks, rows: Rows::None };
+        let forward = |model: &mut dyn Model, token: u32| {
+            let parts = [none, Part { rows: Rows::Last, blocks: &[20], ..none }];
+            let forward = model.forward(&Batch { tokens: &[token, 5], parts: &parts });
+            forward.map(|logits| logits.data.to_vec()).map_err(|e| e.to_string())
+        };
+        let (ours, theirs) = (forward(&mut *gpu.model, 3).unwrap(), forward(&mut *cpu.model, 3).unwrap());
+        assert_eq!(ours.len(), theirs.len());
+        assert!(ours.iter().zip(&theirs).all(|(a, b)| (a - b).abs() < 2e-4), "{architecture}");
+        assert!(forward(&mut *gpu.model, 9999).unwrap_err().contains("token 9999"));
+    }
+}
+
+/// A real model with quantised weights: what it would say next, token by token, is what the CPU would say.
+#[test]
+fn a_real_model_says_the_same() {
+    let path = support::model_file();
+    let checked = neuron::preflight::check(support::MODEL, &path, None, 0).unwrap();
+    let room = Room { context: 256, cached: 256 };
+    let host = CpuBackend { threads: 2, kv: KvFormat::F16, sequences: 4 };
+    let mut on_gpu = GpuBackend::new(Device::emulated(2 << 30), host);
+    let mut gpu = Runner::new(on_gpu.load(&checked.weights, &checked.plan, room).unwrap());
+    let mut on_cpu = host;
+    let mut cpu = Runner::new(on_cpu.load(&checked.weights, &checked.plan, room).unwrap());
+    let mut tokens = checked.text.tokenizer.encode("The capital of France is");
+    let first = |logits: &[f32]| {
+        let best = logits.iter().enumerate().max_by(|a, b| a.1.total_cmp(b.1)).unwrap();
+        u32::try_from(best.0).unwrap()
+    };
+    let mut at = 0;
+    for _ in 0..3 {
+        let piece = [(0, at, &tokens[at..])];
+        let (ours, theirs) = (gpu.run(&piece).remove(0), cpu.run(&piece).remove(0));
+        let largest = theirs.iter().fold(0.0f32, |most, x| most.max(x.abs()));
+        let off = ours.iter().zip(&theirs).fold(0.0f32, |most, (a, b)| most.max((a - b).abs())) / largest;
+        // Both round activations to eight bits, each in its own way, thirty layers deep.
+        assert!(off < 8e-2, "{off}");
+        assert_eq!(first(&ours), first(&theirs));
+        at = tokens.len();
+        tokens.push(first(&ours));
+    }
+    let said = checked.text.tokenizer.decode(&tokens[tokens.len() - 3..]);
+    assert!(said.contains("Paris"), "{said}");
+}
+
+/// Two ranks on two devices: both have the logits of the whole.
+#[test]
+fn a_model_in_parts_is_the_whole_model() {
+    let files = Arc::new(neuron::safetensors::Safetensors::open(&folder("qwen3_moe")).unwrap());
+    let Blueprint::Decoder(whole) = Blueprint::from_safetensors(&files).unwrap() else { panic!() };
+    let shape = whole.sharded(2).unwrap();
+    let reference = reference("qwen3_moe");
+    let run = |rank: usize, communicator: Box<dyn Communicator>| {
+        let mut backend = GpuBackend::new(Device::emulated(1 << 30), HOST);
+        let plan = Blueprint::Decoder(shape.clone());
+        let (room, shard) = (Room { context: 64, cached: 256 }, Shard { rank, size: 2, communicator });
+        let weights = Weights::safetensors(Arc::clone(&files));
+        let model = &mut *backend.load_shard(&weights, &plan, room, shard).unwrap();
+        assert!(model.weights_bytes() < files.bytes());
+        in_chunks(model, &reference, &[1, 1, 1, 7, reference.prompt.len() - 10], Some(&[5, 1, 3]))
+    };
+    let ranks = Loopback::ranks(2, std::time::Duration::from_secs(60));
+    std::thread::scope(|scope| {
+        let run = &run;
+        let ranks = ranks.into_iter().enumerate();
+        let ranks: Vec<_> =
+            ranks.map(|(rank, comm)| scope.spawn(move || run(rank, Box::new(comm)))).collect();
+        for rank in ranks {
+            let error = rank.join().unwrap();
+            assert!(error < 4e-3, "{error}");
+        }
+    });
+}
