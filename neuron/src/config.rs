@@ -50,12 +50,27 @@ pub struct Config {
     pub default_source: String,
 }
 
+/// Which devices compute.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, serde::Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Devices {
+    /// The GPUs that this build and the driver can use; where there is none, the CPU.
+    #[default]
+    Auto,
+    /// The CPU, whatever else there is.
+    Cpu,
+    /// The GPUs; without any the daemon does not start.
+    Cuda,
+}
+
 /// Limits of the inference engine.
 #[derive(Debug, Clone)]
 pub struct Engine {
     /// Threads that compute; 0: all cores.
     pub threads: usize,
-    /// Devices that the CPU is divided into, each with its share of the threads.
+    /// Which devices compute.
+    pub devices: Devices,
+    /// Where the CPU computes: devices that it is divided into, each with its share of the threads.
     pub cpu_devices: usize,
     /// Whether the daemon ends, to be restarted, once a device is lost and cannot be set up again.
     pub exit_when_lost: bool,
@@ -65,7 +80,7 @@ pub struct Engine {
     pub max_queue_depth: u64,
     /// How long a request may wait before it is refused with 503.
     pub queue_timeout: Duration,
-    /// MiB that models may take on each CPU device; 0: what the system has.
+    /// MiB that models may take on each device; 0: what it has.
     pub device_memory_mb: u64,
     /// Tokens of an answer where the request sets no limit; 0: until the window is full.
     pub default_max_tokens: u64,
@@ -78,15 +93,23 @@ pub struct Engine {
 }
 
 impl Engine {
-    /// Threads that compute, on each device.
+    /// Threads that compute, on each device that the CPU is divided into.
     pub fn threads(&self) -> usize {
-        let all = if self.threads == 0 { cores() } else { self.threads };
-        (all / self.cpu_devices).max(1)
+        (self.all_threads() / self.cpu_devices).max(1)
     }
 
-    /// What a model's cache may take.
+    pub(crate) fn all_threads(&self) -> usize {
+        if self.threads == 0 { cores() } else { self.threads }
+    }
+
+    /// What a model's cache may take on a CPU.
     pub fn cache_limits(&self) -> CacheLimits {
-        CacheLimits { max_context: self.max_context, kv_cache_mb: self.kv_cache_mb, format: self.kv_cache }
+        CacheLimits {
+            max_context: self.max_context,
+            kv_cache_mb: self.kv_cache_mb,
+            format: self.kv_cache,
+            gpu: None,
+        }
     }
 }
 
@@ -171,6 +194,7 @@ impl Config {
             share_models: raw.neuron.share_models,
             engine: Engine {
                 threads: raw.engine.threads,
+                devices: raw.engine.devices,
                 cpu_devices: match raw.engine.cpu_devices {
                     n if (1..=MAX_CPU_DEVICES).contains(&n) => n,
                     n => {

@@ -22,15 +22,6 @@ pub(crate) fn cpu_name() -> String {
     name.map_or_else(|| format!("{} CPU", std::env::consts::ARCH), |(_, name)| name.trim().to_owned())
 }
 
-/// Why this daemon computes on the CPU.
-pub(crate) fn why_no_cuda() -> &'static str {
-    if fs::exists("/proc/driver/nvidia/version").unwrap_or(false) {
-        "this build of neuron has no CUDA support"
-    } else {
-        "no NVIDIA driver on this host"
-    }
-}
-
 /// Memory in MiB: all that the process could have, and what is free of it now.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) struct Memory {

@@ -18,6 +18,7 @@ mod folder;
 #[cfg(any(test, fuzzing))]
 pub mod fuzzing;
 pub mod gguf;
+mod gpus;
 mod grammar;
 mod host;
 mod look;

@@ -7,8 +7,7 @@ use tokio::sync::Mutex;
 
 use crate::{
     config::Config,
-    engine::MARGIN_MB,
-    preflight::{self, Checked},
+    preflight::{self, CacheLimits, Checked},
     sources,
 };
 
@@ -18,11 +17,12 @@ pub(crate) async fn look(
     config: &Config,
     id: &str,
     quant: Option<&str>,
+    limits: CacheLimits,
     free_mb: u64,
     devices: usize,
 ) -> Result<Preflight, LoadError> {
     let found = Arc::new(Mutex::new(None));
-    let (limits, in_situ) = (config.engine.cache_limits(), sources::in_situ(quant));
+    let in_situ = sources::in_situ(quant);
     let look = |path: PathBuf| -> sources::LookedAt {
         let (id, found) = (id.to_owned(), Arc::clone(&found));
         Box::pin(async move {
@@ -42,7 +42,7 @@ pub(crate) async fn look(
                     text_mb: estimate.text_mb,
                     cache_mb: estimate.cache_mb,
                     activations_mb: estimate.activations_mb,
-                    required_mb: estimate.total_mb() + MARGIN_MB,
+                    required_mb: estimate.total_mb() + estimate.margin_mb(),
                     free_mb,
                 })
             });

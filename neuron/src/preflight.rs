@@ -7,7 +7,7 @@ use neuron_kernels::quant::Target;
 use neuron_protocol::LoadError;
 
 use crate::{
-    engine::{Blueprint, Estimate, KvFormat, MARGIN_MB, Room, ShapeError, Weights},
+    engine::{Blueprint, Estimate, KvFormat, OnGpu, Room, ShapeError, Weights, gpu_refusal},
     folder::{FolderError, Problem},
     gguf::{GgufError, Header},
     safetensors::Safetensors,
@@ -97,6 +97,8 @@ pub struct CacheLimits {
     /// MiB for keys and values; 0: as the window needs.
     pub kv_cache_mb: u64,
     pub format: KvFormat,
+    /// The device is a GPU.
+    pub gpu: Option<OnGpu>,
 }
 
 /// Window, cache and their estimate where `free_mb` are free. The cache has room for several windows where
@@ -109,7 +111,19 @@ pub fn fit(
     free_mb: u64,
 ) -> Result<(Room, Estimate), LoadError> {
     let text_bytes = checked.text.held_bytes();
-    let estimate = |room| Estimate::new(&checked.weights, &checked.plan, text_bytes, limits.format, room);
+    let free_mb = match (&checked.plan, limits.gpu) {
+        (Blueprint::Decoder(shape), Some(_)) => {
+            if let Some(cause) = gpu_refusal(&checked.weights, shape) {
+                return Err(LoadError::UnsupportedOnDevice { model_id: model_id.to_owned(), cause });
+            }
+            free_mb
+        }
+        // The host computes it.
+        (_, Some(gpu)) => gpu.host_free_mb,
+        (_, None) => free_mb,
+    };
+    let estimate =
+        |room| Estimate::new(&checked.weights, &checked.plan, text_bytes, limits.format, room, limits.gpu);
     let fits = |room| check_memory(model_id, &estimate(room), free_mb);
     let mut context = checked.context;
     if limits.kv_cache_mb > 0 {
@@ -147,7 +161,7 @@ pub fn fit(
 
 /// Refuses where the estimate and the margin are more than `free_mb`.
 pub fn check_memory(model_id: &str, estimate: &Estimate, free_mb: u64) -> Result<(), LoadError> {
-    let required_mb = estimate.total_mb() + MARGIN_MB;
+    let required_mb = estimate.total_mb() + estimate.margin_mb();
     if required_mb <= free_mb {
         return Ok(());
     }

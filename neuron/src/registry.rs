@@ -17,7 +17,7 @@ use tokio_util::task::TaskTracker;
 
 pub(crate) use entry::{Ready, State, millis};
 
-use crate::{config::Config, device::DeviceHandle, preflight, sources, text::TextModel};
+use crate::{config::Config, device::DeviceHandle, gpus::Gpus, preflight, sources, text::TextModel};
 use entry::Entry;
 
 /// Text sides of models that are not loaded, kept for counting tokens; the oldest goes first.
@@ -29,6 +29,7 @@ const MAX_FAILURES: usize = 32;
 pub(crate) struct Registry {
     pub(crate) config: Arc<Config>,
     pub(crate) devices: Vec<DeviceHandle>,
+    pub(crate) gpus: Gpus,
     /// By canonical id, so that two spellings of one model are one entry.
     entries: Mutex<BTreeMap<String, Arc<Entry>>>,
     /// One load at a time: two that fit alone may not fit together.
@@ -102,10 +103,11 @@ pub(crate) enum NotReady {
 }
 
 impl Registry {
-    pub(crate) fn new(config: Arc<Config>, devices: Vec<DeviceHandle>) -> Arc<Self> {
+    pub(crate) fn new(config: Arc<Config>, devices: Vec<DeviceHandle>, gpus: Gpus) -> Arc<Self> {
         Arc::new(Self {
             config,
             devices,
+            gpus,
             entries: Mutex::default(),
             load_turn: tokio::sync::Mutex::default(),
             texts: Mutex::default(),

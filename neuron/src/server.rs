@@ -10,9 +10,10 @@ use tower::ServiceExt;
 
 use crate::{
     api::{self, App},
-    config::Config,
+    config::{Config, Engine},
     device::{DeviceHandle, MakeBackend},
     engine::{Backend, CpuBackend},
+    gpus::Gpus,
     registry::Registry,
 };
 
@@ -43,13 +44,18 @@ pub struct Server {
 impl Server {
     /// Starts the device's thread, listens, begins to preload, and serves.
     pub async fn start(config: Config) -> std::io::Result<Self> {
-        Self::start_with(config, &plain).await
+        let gpus = Gpus::find(config.engine.devices).map_err(std::io::Error::other)?;
+        Self::start_on(config, gpus, &plain).await
     }
 
-    /// As [`Self::start`], with backends of another make.
+    /// As [`Self::start`], with backends of another make in the CPU's place.
     pub async fn start_with(config: Config, make: Make<'_>) -> std::io::Result<Self> {
+        Self::start_on(config, Gpus::none("none is looked for"), make).await
+    }
+
+    async fn start_on(config: Config, gpus: Gpus, make: Make<'_>) -> std::io::Result<Self> {
         let listener = TcpListener::bind(config.listen).await?;
-        let mut server = Self::new(config, listener.local_addr()?, make)?;
+        let mut server = Self::new(config, gpus, listener.local_addr()?, make)?;
         server.registry.preload();
         let mut stopped = server.stopping.subscribe();
         let serve = axum::serve(listener, server.router.clone()).with_graceful_shutdown(async move {
@@ -63,7 +69,8 @@ impl Server {
     /// One that listens nowhere, for who is in this process: see [`Self::answer`].
     pub fn in_process(config: Config) -> std::io::Result<Self> {
         let nowhere = config.listen;
-        Self::new(Config { tokens: Vec::new(), preload: Vec::new(), ..config }, nowhere, &plain)
+        let gpus = Gpus::find(config.engine.devices).map_err(std::io::Error::other)?;
+        Self::new(Config { tokens: Vec::new(), preload: Vec::new(), ..config }, gpus, nowhere, &plain)
     }
 
     /// The answer to a request that came by no connection.
@@ -74,15 +81,10 @@ impl Server {
         }
     }
 
-    fn new(config: Config, address: SocketAddr, make: Make<'_>) -> std::io::Result<Self> {
+    fn new(config: Config, gpus: Gpus, address: SocketAddr, make: Make<'_>) -> std::io::Result<Self> {
         let config = Arc::new(config);
-        let engine = &config.engine;
-        let devices = (0..engine.cpu_devices).map(|index| {
-            let (threads, kv, sequences) = (engine.threads(), engine.kv_cache, engine.max_sequences);
-            let backend = CpuBackend { threads, kv, sequences };
-            DeviceHandle::start(&format!("cpu-dev-{index}"), make(index, backend))
-        });
-        let registry = Registry::new(Arc::clone(&config), devices.collect::<std::io::Result<_>>()?);
+        let devices = devices(&config.engine, &gpus, make)?;
+        let registry = Registry::new(Arc::clone(&config), devices, gpus);
         registry.watch_devices();
         let (stopping, stopped) = watch::channel(false);
         let router = api::router(App::new(Arc::clone(&registry), address, stopped)?);
@@ -112,6 +114,24 @@ impl Server {
         self.serving.shutdown().await;
         tokio::time::timeout(LAST_WORDS, self.registry.close()).await.ok();
     }
+}
+
+/// A thread for each GPU, or for each part of the CPU where there is none.
+fn devices(engine: &Engine, gpus: &Gpus, make: Make<'_>) -> std::io::Result<Vec<DeviceHandle>> {
+    let backend = |threads| CpuBackend { threads, kv: engine.kv_cache, sequences: engine.max_sequences };
+    if gpus.usable.is_empty() {
+        let of_cpu = (0..engine.cpu_devices)
+            .map(|n| DeviceHandle::start(&format!("cpu-dev-{n}"), make(n, backend(engine.threads()))));
+        return of_cpu.collect();
+    }
+    let threads = (engine.all_threads() / gpus.usable.len()).max(1);
+    let of_gpus = gpus.usable.iter().enumerate().map(|(n, gpu)| {
+        let name = format!("cuda-dev-{n}");
+        tracing::info!(device = name, gpu = gpu.found.name, memory_mb = gpu.found.total_mb, "a GPU");
+        DeviceHandle::start(&name, gpu.backend(backend(threads)))
+            .map_err(|e| std::io::Error::other(format!("{name} ({}): {e}", gpu.found.name)))
+    });
+    of_gpus.collect()
 }
 
 /// Makes candle compute on `threads` threads; 0: on all cores. It asks the environment, once and for good,

@@ -3,7 +3,7 @@ use std::rc::Rc;
 use crate::{
     Buffer, Error, HostBuffer, Memory,
     driver::{Driver, Product, Replay},
-    gpu::Gpu,
+    gpu::{self, Found, Gpu},
 };
 
 /// A device. It is used by the thread that opened it, and by no other; clones are the same device.
@@ -14,7 +14,14 @@ pub struct Device(Rc<dyn Driver>);
 pub struct Recording(Box<dyn Replay>);
 
 impl Device {
-    /// The GPU of this number, in NVML's order where `CUDA_DEVICE_ORDER=PCI_BUS_ID` or all are alike.
+    /// All GPUs that the driver shows to this process; none of them is touched.
+    ///
+    /// Errors where this build has no kernels, or there is no driver that can run them.
+    pub fn list() -> Result<Vec<Found>, Error> {
+        gpu::list()
+    }
+
+    /// The GPU of this number, the driver's.
     ///
     /// Errors before anything of it is touched where this build has no kernels for it, or the driver is too old.
     pub fn open(ordinal: usize) -> Result<Self, Error> {

@@ -82,47 +82,112 @@ pub(crate) fn mismatch(capability: (u32, u32), compiled_for: &str) -> Option<Str
     ))
 }
 
+/// A GPU as the driver shows it to this process.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Found {
+    /// The driver's number, which [`crate::Device::open`] takes.
+    pub ordinal: usize,
+    pub name: String,
+    /// As NVML writes it, `GPU-xxxxxxxx-xxxx-…`.
+    pub uuid: String,
+    /// Major and minor.
+    pub capability: (u32, u32),
+    pub total_mb: u64,
+    /// Why this build cannot use it; `None`: it can.
+    pub unusable: Option<String>,
+}
+
+/// All GPUs that the driver shows; no context is made on any. Errors where this build has no kernels, or there is no driver
+/// that can run them.
+pub(crate) fn list() -> Result<Vec<Found>, Error> {
+    let compiled_for = start()?;
+    let count =
+        result::device::get_count().map_err(|e| unavailable(failed("the GPUs cannot be counted", e).text))?;
+    (0..count)
+        .map(|ordinal| {
+            let device = result::device::get(ordinal).map_err(|e| failed("no such device", e))?;
+            let capability = capability(device)?;
+            // SAFETY: `device` is one of the driver's.
+            let total =
+                unsafe { result::device::total_mem(device) }.map_err(|e| failed("a device's memory", e))?;
+            let uuid = result::device::get_uuid(device).map_err(|e| failed("a device's UUID", e))?;
+            Ok(Found {
+                ordinal: usize::try_from(ordinal).unwrap_or(0),
+                name: result::device::get_name(device).map_err(|e| failed("a device's name", e))?,
+                uuid: uuid_text(&uuid.bytes.map(|byte| byte.to_ne_bytes()[0])),
+                capability,
+                total_mb: total as u64 >> 20,
+                unusable: mismatch(capability, compiled_for),
+            })
+        })
+        .collect()
+}
+
+fn uuid_text(bytes: &[u8; 16]) -> String {
+    let mut text = "GPU".to_owned();
+    let mut rest = &bytes[..];
+    for len in [4, 2, 2, 2, 6] {
+        let (part, after) = rest.split_at(len);
+        text.push('-');
+        part.iter().for_each(|byte| text += &format!("{byte:02x}"));
+        rest = after;
+    }
+    text
+}
+
+fn attribute(device: sys::CUdevice, attribute: sys::CUdevice_attribute) -> Result<u32, Error> {
+    // SAFETY: `device` is one of the driver's.
+    let value = unsafe { result::device::get_attribute(device, attribute) };
+    value.map(|n| u32::try_from(n).unwrap_or(0)).map_err(|e| failed("a device's attribute", e))
+}
+
+fn capability(device: sys::CUdevice) -> Result<(u32, u32), Error> {
+    use sys::CUdevice_attribute_enum::{
+        CU_DEVICE_ATTRIBUTE_COMPUTE_CAPABILITY_MAJOR as MAJOR,
+        CU_DEVICE_ATTRIBUTE_COMPUTE_CAPABILITY_MINOR as MINOR,
+    };
+    Ok((attribute(device, MAJOR)?, attribute(device, MINOR)?))
+}
+
+/// Starts the driver; what this build's kernels are compiled for.
+fn start() -> Result<&'static str, Error> {
+    let compiled_for = COMPILED_FOR.filter(|_| !IMAGES.is_empty());
+    let Some(compiled_for) = compiled_for else {
+        return Err(unavailable(
+            "this build of neuron has no CUDA kernels: use one made with `cargo xtask cuda build`",
+        ));
+    };
+    // SAFETY: it only tries to open the library.
+    if !unsafe { sys::is_culib_present() } {
+        return Err(unavailable("no NVIDIA driver on this host (libcuda.so.1 is missing)"));
+    }
+    result::init().map_err(|e| unavailable(failed("the NVIDIA driver does not start", e).text))?;
+    let mut version = 0;
+    // SAFETY: it writes one integer.
+    unsafe { sys::cuDriverGetVersion(&raw mut version) }
+        .result()
+        .map_err(|e| failed("the driver's version", e))?;
+    if version < OLDEST_CUDA {
+        let (major, minor) = (version / 1000, version % 1000 / 10);
+        return Err(unavailable(format!(
+            "the NVIDIA driver knows CUDA {major}.{minor}, and neuron needs {}.0: install driver 580 or newer",
+            OLDEST_CUDA / 1000
+        )));
+    }
+    Ok(compiled_for)
+}
+
 impl Gpu {
     pub(crate) fn open(ordinal: usize) -> Result<Self, Error> {
-        let compiled_for = COMPILED_FOR.filter(|_| !IMAGES.is_empty());
-        let Some(compiled_for) = compiled_for else {
-            return Err(unavailable(
-                "this build of neuron has no CUDA kernels: use one made with `cargo xtask cuda build`",
-            ));
-        };
-        // SAFETY: it only tries to open the library.
-        if !unsafe { sys::is_culib_present() } {
-            return Err(unavailable("no NVIDIA driver on this host (libcuda.so.1 is missing)"));
-        }
-        result::init().map_err(|e| unavailable(failed("the NVIDIA driver does not start", e).text))?;
-        let mut version = 0;
-        // SAFETY: it writes one integer.
-        unsafe { sys::cuDriverGetVersion(&raw mut version) }
-            .result()
-            .map_err(|e| failed("the driver's version", e))?;
-        if version < OLDEST_CUDA {
-            let (major, minor) = (version / 1000, version % 1000 / 10);
-            return Err(unavailable(format!(
-                "the NVIDIA driver knows CUDA {major}.{minor}, and neuron needs {}.0: install driver 580 or newer",
-                OLDEST_CUDA / 1000
-            )));
-        }
+        let compiled_for = start()?;
         let index = i32::try_from(ordinal).unwrap_or(i32::MAX);
         let device = result::device::get(index).map_err(|e| unavailable(failed("no such device", e).text))?;
-        let attribute = |attribute| {
-            // SAFETY: `device` is one of the driver's.
-            let value = unsafe { result::device::get_attribute(device, attribute) };
-            value.map(|n| u32::try_from(n).unwrap_or(0)).map_err(|e| failed("a device's attribute", e))
-        };
-        use sys::CUdevice_attribute_enum as Attribute;
-        let capability = (
-            attribute(Attribute::CU_DEVICE_ATTRIBUTE_COMPUTE_CAPABILITY_MAJOR)?,
-            attribute(Attribute::CU_DEVICE_ATTRIBUTE_COMPUTE_CAPABILITY_MINOR)?,
-        );
+        let capability = capability(device)?;
         if let Some(why) = mismatch(capability, compiled_for) {
             return Err(unavailable(why));
         }
-        let multiprocessors = attribute(Attribute::CU_DEVICE_ATTRIBUTE_MULTIPROCESSOR_COUNT)?;
+        let multiprocessors =
+            attribute(device, sys::CUdevice_attribute_enum::CU_DEVICE_ATTRIBUTE_MULTIPROCESSOR_COUNT)?;
         Self::set_up(device, multiprocessors)
     }
 
@@ -311,6 +376,12 @@ mod tests {
         }
         assert_eq!(mismatch((10, 0), "90"), None);
         assert!(mismatch((8, 9), "90").is_some());
+    }
+
+    #[test]
+    fn uuids_are_written_as_nvml_writes_them() {
+        let bytes = std::array::from_fn(|n| u8::try_from(n * 17).unwrap());
+        assert_eq!(uuid_text(&bytes), "GPU-00112233-4455-6677-8899-aabbccddeeff");
     }
 
     #[test]

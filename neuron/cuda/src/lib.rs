@@ -23,4 +23,5 @@ pub use device::{Device, Plain, Recording};
 pub use driver::{Error, ErrorKind, Memory};
 #[cfg(feature = "emulated")]
 pub use emulated::Faults;
+pub use gpu::Found;
 pub use matrix::{Act, Format, Matrix};

@@ -92,6 +92,11 @@ pub enum LoadError {
         architecture: String,
         supported: Vec<String>,
     },
+    /// The device's kernels cannot compute it; others might.
+    UnsupportedOnDevice {
+        model_id: String,
+        cause: String,
+    },
     /// The file's pre-tokenizer has no rule here; guessing would split text wrongly without a sign of it.
     UnsupportedTokenizer {
         model_id: String,
@@ -198,6 +203,9 @@ impl LoadError {
             ),
             Self::InvalidFile { model_id, file, cause } => {
                 format!("{model_id}: {file} is damaged: {cause}; delete it and load again")
+            }
+            Self::UnsupportedOnDevice { model_id, cause } => {
+                format!("{model_id} cannot be computed on the device: {cause}; a neuron on a CPU may")
             }
             Self::UnsupportedArchitecture { model_id, architecture, supported } => format!(
                 "{model_id} has the architecture {architecture:?}; supported are {}",

@@ -41,19 +41,24 @@ pub(super) fn discover(registry: &Registry) -> Discovery {
         hostname: registry.config.name.clone(),
         os,
         kernel,
-        cuda_version: None,
-        driver_version: None,
+        cuda_version: registry.gpus.cuda_version.clone(),
+        driver_version: registry.gpus.driver_version.clone(),
         devices: (0u32..)
             .zip(0..registry.devices.len())
-            .map(|(index, device)| Device {
-                index,
-                name: host::cpu_name(),
-                vram_total_mb: registry.memory(device).total_mb,
-                compute_capability: String::new(),
+            .map(|(index, device)| {
+                let gpu = registry.gpus.usable.get(device).map(|gpu| &gpu.found);
+                Device {
+                    index,
+                    name: gpu.map_or_else(host::cpu_name, |gpu| gpu.name.clone()),
+                    vram_total_mb: registry.memory(device).total_mb,
+                    compute_capability: gpu
+                        .map(|gpu| format!("{}.{}", gpu.capability.0, gpu.capability.1))
+                        .unwrap_or_default(),
+                }
             })
             .collect(),
         harnesses: vec!["candle".to_owned()],
-        cuda_unavailable_reason: Some(host::why_no_cuda().to_owned()),
+        cuda_unavailable_reason: registry.gpus.reason.clone(),
         max_prompt_tokens: registry.config.engine.max_context,
         features: [
             feature::WATCH,
@@ -98,7 +103,9 @@ fn device_of(app: &App, index: u32, device: &DeviceHandle) -> DeviceHealth {
         DeviceState::Gone(reason) => (Some(DeviceCondition::Gone), Some(reason)),
     };
     let (vram_used_mb, vram_free_mb) = (memory.used_mb, memory.free_mb);
-    DeviceHealth { index, vram_used_mb, vram_free_mb, state, reason, ..DeviceHealth::default() }
+    let now = app.registry.gpus.condition(index as usize);
+    let (utilization_pct, temp_c) = (now.utilization_percent.unwrap_or(0), now.temperature.unwrap_or(0));
+    DeviceHealth { index, vram_used_mb, vram_free_mb, utilization_pct, temp_c, state, reason }
 }
 
 fn load_of(ready: &Ready, max_queue_depth: u64) -> ModelLoad {

@@ -63,6 +63,7 @@ impl Default for Neuron {
 #[serde(deny_unknown_fields, default)]
 pub(super) struct Engine {
     pub(super) threads: usize,
+    pub(super) devices: super::Devices,
     pub(super) cpu_devices: usize,
     pub(super) exit_when_lost: bool,
     pub(super) max_context: u64,
@@ -96,6 +97,7 @@ impl Default for Engine {
     fn default() -> Self {
         Self {
             threads: 0,
+            devices: super::Devices::Auto,
             cpu_devices: 1,
             exit_when_lost: false,
             max_context: 0,

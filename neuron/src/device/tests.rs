@@ -153,7 +153,7 @@ impl Rig {
             let made = counters.lock().unwrap().take();
             made.map(|made| Box::new(made) as Box<dyn Backend>).ok_or_else(|| "it is gone".to_owned())
         };
-        let device = DeviceHandle::start("test-0", Box::new(make)).unwrap();
+        let device = DeviceHandle::start("test-0", Arc::new(make)).unwrap();
         Self { key: DeviceHandle::new_key(), device, stats: Arc::default(), steps }
     }
 
@@ -287,7 +287,7 @@ async fn a_device_that_cannot_be_set_up_again_is_gone() {
             n => Err(format!("try {n}")),
         }
     };
-    let device = DeviceHandle::start("test-0", Box::new(make)).unwrap();
+    let device = DeviceHandle::start("test-0", Arc::new(make)).unwrap();
     let rig = Rig { key: DeviceHandle::new_key(), device, stats: Arc::default(), steps: Arc::default() };
     let (weights, plan) = nothing();
     let room = Room { context: 1, cached: 1 };

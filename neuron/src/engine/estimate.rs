@@ -3,10 +3,12 @@
 use super::{
     Blueprint, Form, KvFormat, Room, Shape, Weights,
     decoder::{MAX_BATCH_TOKENS, MAX_SEQUENCES, kv_shape},
+    gpu,
 };
 
-/// MiB kept free beside a model on the CPU.
-pub const MARGIN_MB: u64 = 64;
+/// MiB kept free beside a model on the CPU, and on a GPU, where others may want some too.
+const MARGIN_MB: u64 = 64;
+const GPU_MARGIN_MB: u64 = 1024;
 
 /// Bytes that a matrix takes beside what it holds: what is held of it by the allocator, on a page of its own.
 const PAGE: u64 = 4096;
@@ -26,20 +28,42 @@ pub struct Estimate {
     pub cache_mb: u64,
     /// The largest step.
     pub activations_mb: u64,
+    /// It is a GPU's memory, all of it there from the load on; what the text side holds is not of it.
+    pub on_gpu: bool,
+}
+
+/// What a GPU's memory is asked for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct OnGpu {
+    /// That run at once.
+    pub sequences: usize,
+    /// What the host has for models that are computed by it all the same, MiB.
+    pub host_free_mb: u64,
 }
 
 impl Estimate {
     /// For `room` beside the weights. `text_bytes`: what the text side holds.
-    pub fn new(weights: &Weights, plan: &Blueprint, text_bytes: u64, kv: KvFormat, room: Room) -> Self {
-        let computing = match plan {
-            Blueprint::Decoder(shape) => Self::of_decoder(weights, shape, kv, room),
-            Blueprint::Encoder(form) => Self {
+    pub fn new(
+        weights: &Weights,
+        plan: &Blueprint,
+        text_bytes: u64,
+        kv: KvFormat,
+        room: Room,
+        gpu: Option<OnGpu>,
+    ) -> Self {
+        let computing = match (plan, gpu) {
+            (Blueprint::Decoder(shape), Some(OnGpu { sequences, .. })) => {
+                gpu::estimate(weights, shape, kv, sequences, room)
+            }
+            (Blueprint::Decoder(shape), None) => Self::of_decoder(weights, shape, kv, room),
+            (Blueprint::Encoder(form), _) => Self {
                 weights_mb: mb(form.weights_bytes()),
                 cache_mb: 0,
                 text_mb: 0,
                 activations_mb: mb(form.step_bytes(room.context, crate::config::cores())),
+                on_gpu: false,
             },
-            Blueprint::Candle(form) => Self::of_candle(form, room),
+            (Blueprint::Candle(form), _) => Self::of_candle(form, room),
         };
         Self { text_mb: mb(text_bytes), ..computing }
     }
@@ -50,6 +74,7 @@ impl Estimate {
             text_mb: 0,
             cache_mb: mb(form.position_bytes * room.cached),
             activations_mb: mb(form.step_bytes(room.context)),
+            on_gpu: false,
         }
     }
 
@@ -81,6 +106,7 @@ impl Estimate {
             text_mb: 0,
             cache_mb: mb(room.cached.div_ceil(16) * kv_shape(shape, kv).block_bytes() as u64),
             activations_mb: mb(step),
+            on_gpu: false,
         }
     }
 
@@ -91,12 +117,20 @@ impl Estimate {
 
     /// What is taken by the load, MiB.
     pub fn loaded_mb(&self) -> u64 {
-        self.weights_mb + self.text_mb
+        match self.on_gpu {
+            true => self.weights_mb + self.cache_mb + self.activations_mb,
+            false => self.weights_mb + self.text_mb,
+        }
     }
 
     /// What is taken only as requests come, MiB.
     pub fn working_mb(&self) -> u64 {
-        self.cache_mb + self.activations_mb
+        if self.on_gpu { 0 } else { self.cache_mb + self.activations_mb }
+    }
+
+    /// What is to stay free beside it, MiB.
+    pub fn margin_mb(&self) -> u64 {
+        if self.on_gpu { GPU_MARGIN_MB } else { MARGIN_MB }
     }
 }
 

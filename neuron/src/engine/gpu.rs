@@ -19,7 +19,8 @@ use super::{
     Shape, Shard, Weights,
 };
 use layer::Layer;
-pub(crate) use plan::{estimate, refusal};
+pub(super) use plan::estimate;
+pub(crate) use plan::refusal;
 use step::{FIXED, Inputs, Step, Work};
 
 /// Tokens in one forward at most.

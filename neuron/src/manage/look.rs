@@ -3,11 +3,12 @@
 use anyhow::bail;
 use neuron_protocol::{LoadFailure, Preflight};
 
-use crate::{config::Config, engine::MARGIN_MB, host, look::look};
+use crate::{config::Config, host, look::look};
 
 /// Prints what loading the model would take, or why it cannot be loaded; in the second case it is an error.
 pub async fn preflight(config: &Config, id: &str, quant: Option<&str>, json: bool) -> anyhow::Result<()> {
-    match look(config, id, quant, host::free_mb(config.engine.device_memory_mb), 1).await {
+    let limits = config.engine.cache_limits();
+    match look(config, id, quant, limits, host::free_mb(config.engine.device_memory_mb), 1).await {
         Ok(report) if json => println!("{}", serde_json::to_string_pretty(&report)?),
         Ok(r) => {
             println!("{id} can be loaded here");
@@ -19,8 +20,9 @@ pub async fn preflight(config: &Config, id: &str, quant: Option<&str>, json: boo
                 "  {:<12} {weights_mb} MiB of weights, {text_mb} of text, {cache_mb} of cache, {activations_mb} of activations",
                 "memory"
             );
+            let spare_mb = required_mb - (weights_mb + text_mb + cache_mb + activations_mb);
             println!(
-                "  {:<12} {required_mb} MiB of {free_mb} that are free, {MARGIN_MB} of them to spare",
+                "  {:<12} {required_mb} MiB of {free_mb} that are free, {spare_mb} of them to spare",
                 "takes"
             );
         }

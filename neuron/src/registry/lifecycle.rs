@@ -51,9 +51,10 @@ impl Registry {
         check_request(request)?;
         self.canonical(&request.model_id)?;
         self.check_shards(request, false).await?;
+        self.measure().await;
         let (devices, free_mb) = self.place(request)?;
-        let quant = request.quant.as_deref();
-        let looked = look(&self.config, &request.model_id, quant, free_mb, devices.len()).await;
+        let (quant, limits) = (request.quant.as_deref(), self.cache_limits(devices[0]));
+        let looked = look(&self.config, &request.model_id, quant, limits, free_mb, devices.len()).await;
         // Header and tokenizer were read for it, and nobody needs them now.
         tokio::task::spawn_blocking(memory::give_back);
         Ok(looked.map_err(|e| on_device(e, devices[0]))?)
@@ -113,9 +114,10 @@ impl Registry {
         let quant = request.quant.as_deref();
         let in_situ = sources::in_situ(quant);
         let max_context = self.config.engine.max_context;
-        let limits = self.config.engine.cache_limits();
         // Before the weights are fetched: what will be refused then is refused now.
+        self.measure().await;
         let (devices, free_mb) = self.place(request)?;
+        let limits = self.cache_limits(devices[0]);
         let (first, size_of_group) = (devices[0], devices.len());
         let look = |path: PathBuf| -> sources::LookedAt {
             let id = id.clone();
@@ -140,7 +142,9 @@ impl Registry {
         entry.progress.enter(LoadPhase::Waiting, 0);
         let _turn = self.load_turn.lock().await;
         // Much may have happened since.
+        self.measure().await;
         let (devices, free_mb) = self.place(request)?;
+        let limits = self.cache_limits(devices[0]);
         let fit = preflight::fit(&id, &checked, limits, free_mb);
         let (room, estimate) = fit.map_err(|e| on_device(e, devices[0]))?;
         let context = room.context;

@@ -1,17 +1,26 @@
 //! The GPU's engine on the emulated device, which runs the very kernels: the same logits as transformers' and as the CPU's.
 
-use std::sync::{Arc, atomic::Ordering::SeqCst};
+use std::{
+    sync::{Arc, atomic::Ordering::SeqCst},
+    time::Duration,
+};
 
-use neuron::engine::{
-    Backend, Batch, Blueprint, Communicator, CpuBackend, GpuBackend, KvFormat, Loopback, Model, Part, Room,
-    Rows, Shard, Weights,
+use neuron::{
+    config::Config,
+    device::MakeBackend,
+    engine::{
+        Backend, Batch, Blueprint, Communicator, CpuBackend, GpuBackend, KvFormat, Loopback, Model, Part,
+        Room, Rows, Shard, Weights,
+    },
+    server::Server,
 };
 use neuron_cuda::{Device, Faults};
 use neuron_kernels::quant::Target;
+use serde_json::{Value, json};
 
 use crate::{
-    references::{MODELS, folder, in_chunks, reference},
-    support::{self, Gguf, Runner},
+    references::{self, MODELS, folder, in_chunks, reference},
+    support::{self, Client, Gguf, Meta, Runner},
 };
 
 const HOST: CpuBackend = CpuBackend { threads: 1, kv: KvFormat::F32, sequences: 4 };
@@ -179,7 +188,7 @@ fn a_model_in_parts_is_the_whole_model() {
         assert!(model.weights_bytes() < files.bytes());
         in_chunks(model, &reference, &[1, 1, 1, 7, reference.prompt.len() - 10], Some(&[5, 1, 3]))
     };
-    let ranks = Loopback::ranks(2, std::time::Duration::from_secs(60));
+    let ranks = Loopback::ranks(2, Duration::from_secs(60));
     std::thread::scope(|scope| {
         let run = &run;
         let ranks = ranks.into_iter().enumerate();
@@ -190,4 +199,146 @@ fn a_model_in_parts_is_the_whole_model() {
             assert!(error < 4e-3, "{error}");
         }
     });
+}
+
+/// A daemon whose first device is an emulated GPU of so many bytes.
+async fn daemon(bytes: u64, hub: &std::path::Path, more: &str) -> (Server, Client, Arc<Faults>) {
+    let text = format!(
+        "[sources.huggingface]\ncache_dir = {hub:?}\noffline = true\n[neuron]\nlisten = \"127.0.0.1:0\"\n[engine]\n{more}"
+    );
+    let config = Config::parse(&text, "test.toml", &|_| None).unwrap();
+    let faults = Arc::new(Faults::default());
+    let seen = Arc::clone(&faults);
+    let make = move |_: usize, host: CpuBackend| -> MakeBackend {
+        let faults = Arc::clone(&faults);
+        Arc::new(move || {
+            // After it was lost it is another one.
+            faults.lost.store(false, SeqCst);
+            let device = Device::emulated_with(bytes, Arc::clone(&faults));
+            Ok(Box::new(GpuBackend::new(device, host)) as Box<dyn Backend>)
+        })
+    };
+    let server = Server::start_with(config, &make).await.unwrap();
+    let client = Client::new(server.address());
+    (server, client, seen)
+}
+
+async fn free_mb(client: &Client) -> u64 {
+    client.json("/health").await["devices"][0]["vram_free_mb"].as_u64().unwrap()
+}
+
+fn ask(model: &str, stream: bool) -> Value {
+    json!({ "model": model, "max_tokens": 6, "ignore_eos": true, "temperature": 0, "stream": stream,
+        "messages": [{ "role": "user", "content": "hello" }] })
+}
+
+/// Everything that the daemon does with a device, on one with memory of its own.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_daemon_serves_from_a_gpus_memory() {
+    let hub = tempfile::tempdir().unwrap();
+    for name in ["qwen3", "gemma3", "falcon"] {
+        references::install(hub.path(), name);
+    }
+    let (server, client, _) = daemon(4 << 30, hub.path(), "max_sequences = 4\n").await;
+    assert_eq!(free_mb(&client).await, 4096);
+    let whole = client.json("/discovery").await;
+    assert_eq!(whole["devices"][0]["vram_total_mb"], 4096, "{whole}");
+
+    let report = client.post("/models/preflight", json!({ "model_id": "test/qwen3" })).await.json();
+    let required = report["required_mb"].as_u64().unwrap();
+    let text = report["text_mb"].as_u64().unwrap();
+    let parts: u64 =
+        ["weights_mb", "cache_mb", "activations_mb"].map(|part| report[part].as_u64().unwrap()).iter().sum();
+    // The text side is not in the GPU's memory, and more is to stay free there.
+    assert_eq!(required, parts + 1024, "{report} {text}");
+    for model in ["test/qwen3", "test/gemma3"] {
+        let before = free_mb(&client).await;
+        let report = client.post("/models/preflight", json!({ "model_id": model })).await.json();
+        let estimate = report["required_mb"].as_u64().unwrap() - 1024;
+        let loaded = client.post("/models/load", json!({ "model_id": model })).await;
+        assert_eq!(loaded.status.as_u16(), 200, "{}", loaded.text());
+        let taken = before - free_mb(&client).await;
+        // Never under what the load takes; small buffers are rounded up here as a driver rounds them.
+        assert!(taken <= estimate && estimate <= taken + taken / 10 + 8, "{model}: {taken} of {estimate}");
+    }
+    // One that candle computes runs on the host, and takes nothing here.
+    let before = free_mb(&client).await;
+    assert_eq!(client.post("/models/load", json!({ "model_id": "test/falcon" })).await.status.as_u16(), 200);
+    assert_eq!(free_mb(&client).await, before);
+
+    let mut said = Vec::new();
+    for _ in 0..2 {
+        let both = tokio::join!(
+            client.post("/v1/chat/completions", ask("test/qwen3", false)),
+            client.post("/v1/chat/completions", ask("test/gemma3", false)),
+        );
+        for answer in [both.0, both.1] {
+            let answer = answer.json();
+            assert_eq!(answer["usage"]["completion_tokens"], 6, "{answer}");
+            said.push(answer["choices"][0]["message"]["content"].clone());
+        }
+    }
+    assert_eq!(said[..2], said[2..]);
+    let streamed = client.post("/v1/chat/completions", ask("test/qwen3", true)).await;
+    assert!(streamed.text().ends_with("data: [DONE]\n\n"), "{}", streamed.text());
+    assert_eq!(client.post("/v1/chat/completions", ask("test/falcon", false)).await.status.as_u16(), 200);
+
+    for model in ["test/qwen3", "test/gemma3", "test/falcon"] {
+        let unloaded = client.post("/models/unload", json!({ "model_id": model })).await;
+        assert_eq!(unloaded.status.as_u16(), 200, "{}", unloaded.text());
+    }
+    assert_eq!(free_mb(&client).await, 4096, "all of it is back");
+    server.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn what_a_gpu_cannot_hold_or_compute_is_refused_before_its_memory_is_touched() {
+    let hub = tempfile::tempdir().unwrap();
+    references::install(hub.path(), "qwen3");
+    // The same matrices as heads of 4 dimensions.
+    let mut odd = Gguf::tiny("llama");
+    for (key, value) in &mut odd.metadata {
+        if let ("llama.attention.head_count" | "llama.attention.head_count_kv", Meta::U32(count)) =
+            (key.as_str(), value)
+        {
+            *count *= 4;
+        }
+    }
+    odd.install(hub.path(), "odd");
+    let (server, client, faults) = daemon(1025 << 20, hub.path(), "").await;
+    let refused = client.post("/models/load", json!({ "model_id": "test/qwen3" })).await;
+    let error = refused.json();
+    assert_eq!((refused.status.as_u16(), &error["kind"]), (422, &json!("insufficient_vram")), "{error}");
+    assert_eq!(error["free_mb"], 1025, "{error}");
+    let refused = client.post("/models/load", json!({ "model_id": "test/odd" })).await;
+    let error = refused.json();
+    assert_eq!((refused.status.as_u16(), &error["kind"]), (422, &json!("unsupported_on_device")), "{error}");
+    assert!(error["cause"].as_str().unwrap().contains("heads have 4 dimensions"), "{error}");
+    assert_eq!((free_mb(&client).await, faults.launches.load(SeqCst)), (1025, 0));
+    server.stop().await;
+}
+
+/// An illegal address ends what runs on the device, and the device is there again, empty, a moment later.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_gpu_that_is_lost_comes_back_empty() {
+    let hub = tempfile::tempdir().unwrap();
+    references::install(hub.path(), "qwen3");
+    let (server, client, faults) = daemon(4 << 30, hub.path(), "max_sequences = 4\n").await;
+    for round in 0..2 {
+        let loaded = client.post("/models/load", json!({ "model_id": "test/qwen3" })).await;
+        assert_eq!(loaded.status.as_u16(), 200, "round {round}: {}", loaded.text());
+        assert_eq!(client.post("/v1/chat/completions", ask("test/qwen3", false)).await.status.as_u16(), 200);
+        faults.lost.store(true, SeqCst);
+        let lost = client.post("/v1/chat/completions", ask("test/qwen3", false)).await;
+        assert_eq!(lost.status.as_u16(), 503, "{}", lost.text());
+        assert!(lost.text().contains("illegal memory access"), "{}", lost.text());
+        let up = async {
+            while client.json("/health").await["devices"][0].get("state").is_some() {
+                tokio::time::sleep(Duration::from_millis(20)).await;
+            }
+        };
+        tokio::time::timeout(Duration::from_secs(30), up).await.unwrap();
+        assert_eq!(free_mb(&client).await, 4096);
+    }
+    server.stop().await;
 }

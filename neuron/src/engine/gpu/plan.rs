@@ -163,6 +163,7 @@ pub(crate) fn estimate(
         text_mb: 0,
         cache_mb: mb(2 * shape.layers * layer),
         activations_mb: mb(step),
+        on_gpu: true,
     }
 }
 

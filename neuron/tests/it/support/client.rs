@@ -32,6 +32,10 @@ impl Reply {
         serde_json::from_slice(&self.body).unwrap_or_else(|e| panic!("{e}: {:?}", self.body))
     }
 
+    pub(crate) fn text(&self) -> String {
+        String::from_utf8_lossy(&self.body).into_owned()
+    }
+
     /// The data of every event.
     pub(crate) fn events(&self) -> Vec<String> {
         assert_eq!(self.headers["content-type"], "text/event-stream");

@@ -1,0 +1,122 @@
+//! The GPUs that this host has and this build can use, found once, at start.
+
+use std::sync::Arc;
+
+use neuron_cuda::{
+    Device, Found,
+    discovery::{Condition, Nvml},
+};
+
+use crate::{
+    config::Devices,
+    device::MakeBackend,
+    engine::{Backend, CpuBackend, GpuBackend},
+};
+
+/// What was found.
+#[derive(Debug, Default)]
+pub(crate) struct Gpus {
+    /// Those that can be used.
+    pub(crate) usable: Vec<Gpu>,
+    /// Such as `580.65.06`.
+    pub(crate) driver_version: Option<String>,
+    /// The newest CUDA that the driver knows, such as `13.0`.
+    pub(crate) cuda_version: Option<String>,
+    /// Why there is none, for a person.
+    pub(crate) reason: Option<String>,
+    nvml: Option<Nvml>,
+}
+
+/// A GPU, and its number in NVML, which counts those too that this process may not see.
+#[derive(Debug, Clone)]
+pub(crate) struct Gpu {
+    pub(crate) found: Found,
+    nvml_index: Option<u32>,
+}
+
+impl Gpus {
+    /// None are looked for.
+    pub(crate) fn none(reason: &str) -> Self {
+        Self { reason: Some(reason.to_owned()), ..Self::default() }
+    }
+
+    /// Errors where the configuration wants GPUs and none can be used.
+    pub(crate) fn find(wanted: Devices) -> Result<Self, String> {
+        if wanted == Devices::Cpu {
+            return Ok(Self::none("engine.devices is \"cpu\""));
+        }
+        let nvml = Nvml::start();
+        let (driver, nvml_says) = match &nvml {
+            Ok(nvml) => (Some(nvml.driver()), None),
+            Err(why) => (None, Some(why.clone())),
+        };
+        let known = nvml.as_ref().map(Nvml::gpus).unwrap_or_default();
+        let (usable, reason) = match Device::list() {
+            Ok(all) => {
+                let why: Vec<String> = all
+                    .iter()
+                    .filter_map(|found| Some(format!("{}: {}", found.name, found.unusable.as_ref()?)))
+                    .collect();
+                let of = |found: Found| {
+                    let same = known.iter().find(|gpu| gpu.uuid == found.uuid);
+                    Gpu { nvml_index: same.map(|gpu| gpu.index), found }
+                };
+                let usable: Vec<Gpu> =
+                    all.into_iter().filter(|found| found.unusable.is_none()).map(of).collect();
+                let none = if why.is_empty() { "the driver shows no GPU".to_owned() } else { why.join("; ") };
+                let reason = usable.is_empty().then_some(none);
+                (usable, reason)
+            }
+            // NVML knows the driver's state best, where it does not start.
+            Err(error) => (Vec::new(), Some(nvml_says.unwrap_or(error.text))),
+        };
+        if let (Devices::Cuda, Some(reason)) = (wanted, &reason) {
+            return Err(format!("engine.devices is \"cuda\", and no GPU can be used: {reason}"));
+        }
+        Ok(Self {
+            usable,
+            driver_version: driver.as_ref().map(|driver| driver.version.clone()),
+            cuda_version: driver.map(|driver| driver.cuda).filter(|version| !version.is_empty()),
+            reason,
+            nvml: nvml.ok(),
+        })
+    }
+
+    /// How one of the usable ones is now.
+    pub(crate) fn condition(&self, index: usize) -> Condition {
+        let nvml_index = self.usable.get(index).and_then(|gpu| gpu.nvml_index);
+        nvml_index.zip(self.nvml.as_ref()).map(|(index, nvml)| nvml.condition(index)).unwrap_or_default()
+    }
+}
+
+impl Gpu {
+    /// Makes what computes on it. `host`: how weights are packed and caches are held.
+    pub(crate) fn backend(&self, host: CpuBackend) -> MakeBackend {
+        let ordinal = self.found.ordinal;
+        Arc::new(move || {
+            let device = Device::open(ordinal).map_err(|e| e.text)?;
+            Ok(Box::new(GpuBackend::new(device, host)) as Box<dyn Backend>)
+        })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_host_without_gpus_is_told_why() {
+        let gpus = Gpus::find(Devices::Cpu).unwrap();
+        assert_eq!(gpus.reason.as_deref(), Some("engine.devices is \"cpu\""));
+        assert_eq!(gpus.condition(0), Condition::default());
+        // Where there are GPUs and kernels for them, they are found; everywhere else it is said why not.
+        let gpus = Gpus::find(Devices::Auto).unwrap();
+        assert_eq!(gpus.usable.is_empty(), gpus.reason.is_some());
+        match Gpus::find(Devices::Cuda) {
+            Ok(found) => assert!(!found.usable.is_empty()),
+            Err(why) => {
+                assert!(why.starts_with("engine.devices is \"cuda\", and no GPU can be used: "), "{why}")
+            }
+        }
+    }
+}
