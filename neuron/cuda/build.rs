@@ -11,8 +11,6 @@ const ARCHITECTURES: &str = "80,86,89,90,120";
 
 fn main() -> io::Result<()> {
     println!("cargo::rerun-if-changed=kernels");
-    println!("cargo::rerun-if-env-changed=CUDA_HOME");
-    println!("cargo::rerun-if-env-changed=NEURON_CUDA_ARCHITECTURES");
     let mut sources: Vec<PathBuf> = fs::read_dir("kernels")?
         .map(|entry| entry.map(|entry| entry.path()))
         .collect::<io::Result<Vec<_>>>()?
@@ -39,6 +37,8 @@ fn emulated(sources: &[PathBuf]) {
 
 /// One fat binary a source, all of them in a table.
 fn kernels(sources: &[PathBuf]) -> io::Result<()> {
+    println!("cargo::rerun-if-env-changed=CUDA_HOME");
+    println!("cargo::rerun-if-env-changed=NEURON_CUDA_ARCHITECTURES");
     let home = env::var("CUDA_HOME").map_err(|_| {
         io::Error::other("the feature `kernels` needs nvcc: set CUDA_HOME, or use `cargo xtask cuda build`")
     })?;

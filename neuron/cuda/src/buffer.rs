@@ -108,7 +108,7 @@ impl HostBuffer {
     }
 
     /// All of it, as so many whole `T` as there are.
-    pub fn as_mut<T: Plain>(&mut self) -> &mut [T] {
+    pub fn slice<T: Plain>(&mut self) -> &mut [T] {
         // SAFETY: the memory is ours alone, page-aligned, initialised, and any bytes are a `Plain`.
         unsafe { std::slice::from_raw_parts_mut(self.address.cast(), self.bytes / size_of::<T>()) }
     }

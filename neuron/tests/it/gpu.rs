@@ -308,10 +308,12 @@ async fn what_a_gpu_cannot_hold_or_compute_is_refused_before_its_memory_is_touch
     let (server, client, faults) = daemon(1025 << 20, hub.path(), "").await;
     let refused = client.post("/models/load", json!({ "model_id": "test/qwen3" })).await;
     let error = refused.json();
-    assert_eq!((refused.status.as_u16(), &error["kind"]), (422, &json!("insufficient_vram")), "{error}");
+    let error = &error["error"];
+    assert_eq!((refused.status.as_u16(), &error["kind"]), (507, &json!("insufficient_vram")), "{error}");
     assert_eq!(error["free_mb"], 1025, "{error}");
     let refused = client.post("/models/load", json!({ "model_id": "test/odd" })).await;
     let error = refused.json();
+    let error = &error["error"];
     assert_eq!((refused.status.as_u16(), &error["kind"]), (422, &json!("unsupported_on_device")), "{error}");
     assert!(error["cause"].as_str().unwrap().contains("heads have 4 dimensions"), "{error}");
     assert_eq!((free_mb(&client).await, faults.launches.load(SeqCst)), (1025, 0));

@@ -32,7 +32,7 @@ pub(super) struct Layer {
 
 pub(super) enum FeedForward {
     Dense { gate_up: Linear, down: Matrix },
-    Experts(Experts),
+    Experts(Box<Experts>),
 }
 
 /// Matrices whose rows follow each other: one, where all are held alike.

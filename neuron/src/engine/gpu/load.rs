@@ -127,7 +127,7 @@ impl Reader<'_> {
         let post = |reader: &mut Self, part: &str| {
             architecture.has_post_norms().then(|| reader.norm(&of(part))).transpose()
         };
-        let names = ["attn_q", "attn_k", "attn_v"].map(|name| of(name));
+        let names = ["attn_q", "attn_k", "attn_v"].map(&of);
         let heads = [self.shape.heads, self.shape.kv_heads, 0];
         let parts: Vec<(String, Order)> = names
             .iter()
@@ -193,7 +193,8 @@ impl Reader<'_> {
         }
         let router = self.matrix(&of("ffn_gate_inp"), Order::Stored)?;
         let (used, normalized) = (experts.used as usize, experts.normalized);
-        Ok(FeedForward::Experts(Experts { router, gate_up, down: downs, count, used, normalized }))
+        let experts = Experts { router, gate_up, down: downs, count, used, normalized };
+        Ok(FeedForward::Experts(Box::new(experts)))
     }
 
     /// Matrices of which those that follow each other and are held alike become one.

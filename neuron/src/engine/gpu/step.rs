@@ -207,7 +207,7 @@ impl GpuDecoder {
         let (vocab, hidden) = (self.shape.vocab as usize, self.shape.hidden as usize);
         self.states(step, batch)?;
         if step.wanted <= LOGIT_ROWS {
-            let host = self.host.as_mut::<f32>();
+            let host = self.host.slice::<f32>();
             self.work.logits.read(0, &mut host[..step.wanted * vocab])?;
             let mut kept = step.wanted;
             if step.recordable {
@@ -220,7 +220,7 @@ impl GpuDecoder {
                     kept += 1;
                 }
             }
-            let data = &mut self.host.as_mut::<f32>()[..kept * vocab];
+            let data = &mut self.host.slice::<f32>()[..kept * vocab];
             return Ok(Logits { data, vocab, states: &self.states, width: hidden });
         }
         self.many.resize(step.wanted * vocab, 0.0);
