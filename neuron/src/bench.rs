@@ -1,5 +1,6 @@
 //! `neuron bench`: the engine's speed on one file, without a server around it.
 
+mod gpu;
 mod sampling;
 
 use std::{
@@ -15,6 +16,7 @@ use crate::{
     preflight,
 };
 
+pub use gpu::{GpuArgs, run as run_gpu};
 pub use sampling::{SamplingArgs, run as run_sampling};
 
 /// What to measure.

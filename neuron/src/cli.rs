@@ -4,7 +4,7 @@ use std::{net::SocketAddr, path::PathBuf};
 
 use clap::{Parser, Subcommand};
 
-use crate::bench::{BenchArgs, SamplingArgs};
+use crate::bench::{BenchArgs, GpuArgs, SamplingArgs};
 
 /// The daemon on each machine that runs models.
 #[derive(Debug, Parser)]
@@ -87,6 +87,9 @@ pub enum Command {
     /// Measure the engine on one file.
     #[command(hide = true)]
     Bench(BenchArgs),
+    /// Measure a GPU: what it copies and multiplies at, and what of that a model of 8 billion parameters gets.
+    #[command(hide = true)]
+    BenchGpu(GpuArgs),
     /// Measure sampling, grammars and vectors.
     #[command(hide = true)]
     BenchSampling(SamplingArgs),

@@ -44,8 +44,9 @@ pub(crate) use sequence::Sequence;
 pub use sequence::{Event, Finish, Generation, Timings};
 #[cfg(test)]
 pub(crate) use shape::shape_for_tests;
+pub(crate) use shape::{Rope, Scaling};
 pub use shape::{Shape, ShapeError};
 pub use shards::{Communicator, Loopback, Shard};
 pub use thoughts::Thoughts;
 pub use weights::Weights;
-pub(crate) use weights::{Kind, StoredTensor};
+pub(crate) use weights::{Kind, Noise, StoredTensor};

@@ -73,6 +73,7 @@ fn run(command: Command) -> anyhow::Result<()> {
             until_done(give_out(dir, listen, token))
         }
         Command::Bench(args) => neuron::bench::run(&args),
+        Command::BenchGpu(args) => neuron::bench::run_gpu(&args),
         Command::BenchSampling(args) => neuron::bench::run_sampling(&args),
         Command::Serve { config, listen } => {
             let mut config = Config::load(&config.path, &process_env)?;

@@ -32,6 +32,8 @@ enum Name {
     /// What choosing a token, binding an answer and making vectors costs; beside sentence-transformers where
     /// CORTEX_BENCH_SENTENCE_TRANSFORMERS names the Python that has it
     Sampling,
+    /// What this machine's first GPU copies and multiplies at, and what of that a model of 8 billion parameters gets
+    Cuda,
     /// How fast models come from a hub, beside curl, and from the disk, beside reading them; needs curl
     Load,
 }
@@ -46,6 +48,7 @@ pub(crate) fn run(args: &Args) -> Result<()> {
         Name::Gateway => "gateway",
         Name::Engine => "engine",
         Name::Sampling => "sampling",
+        Name::Cuda => "cuda",
         Name::Load => "load",
     };
     let file = out.join(format!("{name}.json"));
@@ -60,6 +63,7 @@ pub(crate) fn run(args: &Args) -> Result<()> {
         }
         Name::Engine => engine::run(&args.engine, &file)?,
         Name::Sampling => sampling::run(&file)?,
+        Name::Cuda => crate::cuda::bench(&file)?,
         Name::Load => load::run(&file)?,
     }
     println!("written to {}", file.strip_prefix(paths::root()).unwrap_or(&file).display());

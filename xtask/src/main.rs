@@ -1,6 +1,7 @@
 //! The project's own commands. `cargo xtask --help` lists them.
 
 mod bench;
+mod cuda;
 mod demo;
 mod embedder;
 mod model;
@@ -43,6 +44,8 @@ enum Task {
     Test(test::Args),
     /// Measure, print a table, write target/bench/NAME.json
     Bench(bench::Args),
+    /// neuron for GPUs: its compiler, its checks without a GPU, and its tests on one
+    Cuda(cuda::Args),
     /// Check what the architecture promises: dependencies, file sizes, layout
     Tidy,
 }
@@ -56,6 +59,7 @@ fn main() -> ExitCode {
         Task::Demo(args) => demo::run(&args),
         Task::Test(args) => test::run(&args),
         Task::Bench(args) => bench::run(&args),
+        Task::Cuda(args) => cuda::run(&args),
         Task::Tidy => tidy::run(),
     };
     match done {

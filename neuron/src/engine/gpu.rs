@@ -10,7 +10,7 @@ mod load;
 mod plan;
 mod step;
 
-use std::collections::HashMap;
+use std::{collections::HashMap, time::Instant};
 
 use neuron_cuda::{Buffer, Device, Error, ErrorKind, HostBuffer, Matrix, Recording, ops::Kv};
 
@@ -147,6 +147,18 @@ impl Model for GpuDecoder {
         if let Some(others) = &mut self.others {
             others.abort();
         }
+    }
+
+    fn replays(&mut self, count: usize) -> Option<Result<f64, ModelError>> {
+        let recording = self.recordings.get(&1)?;
+        let run = || -> Result<f64, Error> {
+            self.device.synchronize()?;
+            let started = Instant::now();
+            (0..count).try_for_each(|_| recording.replay())?;
+            self.device.synchronize()?;
+            Ok(started.elapsed().as_secs_f64())
+        };
+        Some(run().map_err(ModelError::from))
     }
 
     fn weights_bytes(&self) -> u64 {

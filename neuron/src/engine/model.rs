@@ -23,6 +23,13 @@ pub trait Model {
     /// Lets others go who wait for it: what it holds itself is leaked.
     fn abandon(&mut self) {}
 
+    /// Seconds that the device alone takes for so many of the last recorded step of one sequence; `None`: nothing of it is
+    /// recorded. To measure with.
+    fn replays(&mut self, count: usize) -> Option<Result<f64, ModelError>> {
+        let _unused = count;
+        None
+    }
+
     /// Gives back what only a running sequence needs; called when none is left.
     fn rest(&mut self) {}
 }

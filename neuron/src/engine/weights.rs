@@ -1,6 +1,7 @@
 //! Where a model's tensors are read from.
 
 use std::{
+    collections::BTreeMap,
     fs::File,
     io,
     os::unix::fs::FileExt,
@@ -37,8 +38,25 @@ pub struct Weights {
 
 #[derive(Debug, Clone)]
 pub(crate) enum Files {
-    Gguf { path: PathBuf, header: Arc<Header> },
+    Gguf {
+        path: PathBuf,
+        header: Arc<Header>,
+    },
     Safetensors(Arc<Safetensors>),
+    /// Numbers that mean nothing, of a true shape, to measure with.
+    Noise(Arc<Noise>),
+}
+
+/// A few files' bytes over and over, in place of tensors.
+#[derive(Debug)]
+pub(crate) struct Noise {
+    /// Dimensions by GGUF's names, rows last.
+    pub(crate) dims: BTreeMap<String, Vec<u64>>,
+    /// What a matrix is, by name, and the file of its bytes: whole rows.
+    pub(crate) matrix: fn(&str) -> Kind,
+    pub(crate) files: Vec<(Kind, PathBuf)>,
+    /// Floats of 32 bits, for norms.
+    pub(crate) vectors: PathBuf,
 }
 
 /// How a matrix's numbers are stored and held.
@@ -63,6 +81,8 @@ pub(crate) struct StoredTensor {
     from: u64,
     /// Bytes.
     len: usize,
+    /// The file has so many bytes, over and over.
+    repeats: Option<usize>,
     /// Of each stored row only some columns are meant: bytes of the whole row, and those before them.
     narrowed: Option<[usize; 2]>,
     /// Counts bytes that are read.
@@ -143,6 +163,7 @@ impl StoredTensor {
             file,
             from,
             len,
+            repeats: None,
             narrowed: None,
             read: Arc::default(),
         })
@@ -229,6 +250,16 @@ impl Stored for StoredTensor {
     fn read(&self, from: usize, into: &mut [u8]) -> io::Result<()> {
         let read = |into: &mut [u8], from: usize| {
             self.read.fetch_add(into.len() as u64, Ordering::Relaxed);
+            if let Some(period) = self.repeats {
+                let mut done = 0;
+                while done < into.len() {
+                    let at = (from + done) % period;
+                    let len = (period - at).min(into.len() - done);
+                    self.file.read_exact_at(&mut into[done..done + len], at as u64)?;
+                    done += len;
+                }
+                return Ok(());
+            }
             self.file.read_exact_at(into, self.from + from as u64)
         };
         let Some([whole, skipped]) = self.narrowed else { return read(into, from) };
@@ -250,6 +281,10 @@ impl Weights {
 
     pub fn safetensors(files: Arc<Safetensors>) -> Self {
         Self { files: Files::Safetensors(files), in_situ: None, shard: None, read: Arc::default() }
+    }
+
+    pub(crate) fn noise(noise: Noise) -> Self {
+        Self { files: Files::Noise(Arc::new(noise)), in_situ: None, shard: None, read: Arc::default() }
     }
 
     pub fn is_gguf(&self) -> bool {
@@ -276,6 +311,7 @@ impl Weights {
         let stored = match &self.files {
             Files::Gguf { header, .. } => Kind::of(header.tensors.get(name)?.format),
             Files::Safetensors(files) => files.kind(name),
+            Files::Noise(noise) => noise.kind(name),
         }?;
         Some(self.held(stored, name, rows, columns))
     }
@@ -285,6 +321,7 @@ impl Weights {
         let tensor = match &self.files {
             Files::Gguf { path, header } => in_gguf(path, header, name, expert),
             Files::Safetensors(files) => files.stored(name, expert),
+            Files::Noise(noise) => noise.stored(name),
         }?;
         let tensor = match (self.shard, Cut::of(name)) {
             (Some(shard), Some(cut)) => tensor.part(cut, shard)?,
@@ -312,6 +349,32 @@ impl Weights {
             }
             _ => kind,
         }
+    }
+}
+
+impl Noise {
+    fn kind(&self, name: &str) -> Option<Kind> {
+        Some(if self.dims.get(name)?.len() == 1 { Kind::Float(Float::F32) } else { (self.matrix)(name) })
+    }
+
+    fn stored(&self, name: &str) -> Result<StoredTensor, ModelError> {
+        let missing = || ModelError(format!("there is no noise for {name}"));
+        let (dims, kind) = (self.dims.get(name).ok_or_else(missing)?, self.kind(name).ok_or_else(missing)?);
+        let (columns, rows) = (dims[0], dims.get(1).copied().unwrap_or(1));
+        let path = match dims.len() {
+            1 => &self.vectors,
+            _ => &self.files.iter().find(|(of, _)| *of == kind).ok_or_else(missing)?.1,
+        };
+        let len = match kind {
+            Kind::Quant(source) => {
+                let (elements, bytes) = source.block();
+                rows * columns / elements as u64 * bytes as u64
+            }
+            Kind::Float(float) | Kind::InSitu(float, _) => rows * columns * float.bytes() as u64,
+        };
+        let tensor = StoredTensor::open(name, path, [0, len], [rows, columns], kind)?;
+        let period = tensor.file.metadata().map_err(|e| ModelError(e.to_string()))?.len();
+        Ok(StoredTensor { repeats: usize::try_from(period).ok(), ..tensor })
     }
 }
 

@@ -23,13 +23,23 @@ use crate::{
     support::{self, Client, Gguf, Meta, Runner},
 };
 
+/// The emulated one, or this machine's first GPU where `NEURON_TEST_DEVICE` says `cuda`: that counts nothing and fails only
+/// by itself.
+fn device(bytes: u64, faults: &Arc<Faults>) -> Device {
+    if on_gpu() { Device::open(0).unwrap() } else { Device::emulated_with(bytes, Arc::clone(faults)) }
+}
+
+fn on_gpu() -> bool {
+    std::env::var("NEURON_TEST_DEVICE").is_ok_and(|device| device == "cuda")
+}
+
 const HOST: CpuBackend = CpuBackend { threads: 1, kv: KvFormat::F32, sequences: 4 };
 
 fn load(name: &str, kv: KvFormat, in_situ: Option<Target>) -> (Box<dyn Model>, Arc<Faults>) {
     let files = Arc::new(neuron::safetensors::Safetensors::open(&folder(name)).unwrap());
     let plan = Blueprint::from_safetensors(&files).unwrap();
     let faults = Arc::new(Faults::default());
-    let device = Device::emulated_with(1 << 30, Arc::clone(&faults));
+    let device = device(1 << 30, &faults);
     let mut backend = GpuBackend::new(device, CpuBackend { kv, ..HOST });
     let weights = Weights::safetensors(files).quantised(in_situ);
     (backend.load(&weights, &plan, Room { context: 64, cached: 256 }).unwrap(), faults)
@@ -58,7 +68,7 @@ fn logits_are_those_of_transformers() {
             println!("{name}, {kv:?}: {whole:.1e} whole, {single:.1e} one by one, {ragged:.1e} in chunks");
             assert!(whole.max(single).max(ragged) < 4e-3, "{name}, {kv:?}: {whole} {single} {ragged}");
             // Of the steps of one token a sequence all but the first of each size ran out of a recording.
-            assert_eq!(faults.replays.load(SeqCst), 6, "{name}");
+            assert!(on_gpu() || faults.replays.load(SeqCst) == 6, "{name}");
         }
     }
 }
@@ -93,7 +103,7 @@ fn it_computes_what_the_cpu_computes() {
         let path = hub.path().join("models--test--m/snapshots/one/m.F32.gguf");
         let checked = neuron::preflight::check("test/m", &path, None, 0).unwrap();
         let room = Room { context: 256, cached: 1024 };
-        let mut on_gpu = GpuBackend::new(Device::emulated(1 << 30), HOST);
+        let mut on_gpu = GpuBackend::new(device(1 << 30, &Arc::default()), HOST);
         let mut host = HOST;
         let mut gpu = Runner::new(on_gpu.load(&checked.weights, &checked.plan, room).unwrap());
         let mut cpu = Runner::new(host.load(&checked.weights, &checked.plan, room).unwrap());
@@ -147,7 +157,7 @@ fn a_real_model_says_the_same() {
     let checked = neuron::preflight::check(support::MODEL, &path, None, 0).unwrap();
     let room = Room { context: 256, cached: 256 };
     let host = CpuBackend { threads: 2, kv: KvFormat::F16, sequences: 4 };
-    let mut on_gpu = GpuBackend::new(Device::emulated(2 << 30), host);
+    let mut on_gpu = GpuBackend::new(device(2 << 30, &Arc::default()), host);
     let mut gpu = Runner::new(on_gpu.load(&checked.weights, &checked.plan, room).unwrap());
     let mut on_cpu = host;
     let mut cpu = Runner::new(on_cpu.load(&checked.weights, &checked.plan, room).unwrap());
@@ -180,7 +190,7 @@ fn a_model_in_parts_is_the_whole_model() {
     let shape = whole.sharded(2).unwrap();
     let reference = reference("qwen3_moe");
     let run = |rank: usize, communicator: Box<dyn Communicator>| {
-        let mut backend = GpuBackend::new(Device::emulated(1 << 30), HOST);
+        let mut backend = GpuBackend::new(device(1 << 30, &Arc::default()), HOST);
         let plan = Blueprint::Decoder(shape.clone());
         let (room, shard) = (Room { context: 64, cached: 256 }, Shard { rank, size: 2, communicator });
         let weights = Weights::safetensors(Arc::clone(&files));

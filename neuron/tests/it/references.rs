@@ -72,7 +72,7 @@ pub(crate) struct Reference {
 }
 
 pub(crate) fn folder(name: &str) -> PathBuf {
-    PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("tests/data/references").join(name)
+    support::root().join("tests/data/references").join(name)
 }
 
 pub(crate) fn reference(name: &str) -> Reference {

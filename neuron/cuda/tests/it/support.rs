@@ -2,8 +2,12 @@ use half::{bf16, f16};
 use neuron_cuda::{Act, Buffer, Device, ops::Acts};
 use neuron_kernels::dense::Float;
 
+/// The emulated one, or this machine's first GPU where `NEURON_TEST_DEVICE` says `cuda`.
 pub(crate) fn device() -> Device {
-    Device::emulated(1 << 30)
+    match std::env::var("NEURON_TEST_DEVICE").as_deref() {
+        Ok("cuda") => Device::open(0).unwrap(),
+        _ => Device::emulated(1 << 30),
+    }
 }
 
 /// The same numbers on every run.

@@ -214,3 +214,81 @@ pub fn widen(layout: Layout, planes: &Planes, columns: usize) -> Vec<f32> {
     debug_assert!(out.len().is_multiple_of(columns));
     out
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::quant::QuantMatrix;
+
+    /// Planes stand for the very values that panels stand for, whatever they were made of and in whichever order.
+    #[test]
+    fn planes_hold_what_panels_hold() {
+        let mut pool = Pool::new("test", 2).unwrap();
+        let mut random = 9u32;
+        let mut byte = || {
+            random = random.wrapping_mul(1_664_525).wrapping_add(1_013_904_223);
+            // Exponents that keep halves and floats numbers.
+            (random >> 24) as u8 & 0x3f
+        };
+        let (rows, columns) = (24, 512);
+        for order in [Order::Stored, Order::Unpaired { head: 12 }] {
+            for source in Source::ALL {
+                let recipe = Recipe::Quant(source);
+                let bytes: Vec<u8> = (0..rows * recipe.row_len(columns)).map(|_| byte()).collect();
+                let panels = QuantMatrix::pack(&mut pool, source, rows, columns, &bytes, order).unwrap();
+                same(&mut pool, recipe, [rows, columns], &bytes, order, &panels);
+            }
+            for target in Target::ALL {
+                let recipe = Recipe::Fit(Float::F16, target);
+                let bytes: Vec<u8> = (0..rows * recipe.row_len(columns)).map(|_| byte()).collect();
+                let panels =
+                    QuantMatrix::quantise(&mut pool, target, Float::F16, rows, columns, &bytes, order)
+                        .unwrap();
+                same(&mut pool, recipe, [rows, columns], &bytes, order, &panels);
+            }
+            let bytes: Vec<u8> = (0..rows * columns * 2).map(|_| byte()).collect();
+            let planes =
+                Planes::read(&mut pool, Recipe::Float(Float::BF16), [rows, columns], &bytes, order).unwrap();
+            for row in 0..rows {
+                let from = order.from(row) * columns * 2;
+                assert_eq!(planes.low[row * columns * 2..][..columns * 2], bytes[from..][..columns * 2]);
+            }
+        }
+    }
+
+    fn same(
+        pool: &mut Pool,
+        recipe: Recipe,
+        [rows, columns]: [usize; 2],
+        bytes: &Vec<u8>,
+        order: Order,
+        panels: &QuantMatrix,
+    ) {
+        let layout = recipe.layout().unwrap();
+        let planes = Planes::read(pool, recipe, [rows, columns], bytes, order).unwrap();
+        let [low, high, scales] = layout.planes().map(|each| rows * columns / BLOCK * each);
+        assert_eq!([planes.low.len(), planes.high.len(), planes.scales.len()], [low, high, scales]);
+        let ours = widen(layout, &planes, columns);
+        let mut theirs = vec![0.0; columns];
+        for row in 0..rows {
+            panels.row(row, &mut theirs);
+            assert_eq!(ours[row * columns..][..columns], theirs[..], "{recipe:?} row {row}");
+        }
+    }
+
+    #[test]
+    fn what_cannot_be_read_is_an_error() {
+        struct Broken;
+        impl Stored for Broken {
+            fn len(&self) -> usize {
+                64
+            }
+            fn read(&self, _: usize, _: &mut [u8]) -> io::Result<()> {
+                Err(io::Error::other("the disk is gone"))
+            }
+        }
+        let mut pool = Pool::new("test", 1).unwrap();
+        let read = Planes::read(&mut pool, Recipe::Float(Float::F16), [1, 32], &Broken, Order::Stored);
+        assert_eq!(read.unwrap_err().to_string(), "the disk is gone");
+    }
+}

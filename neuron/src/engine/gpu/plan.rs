@@ -20,7 +20,7 @@ impl Kind {
         }
     }
 
-    pub(super) fn format(self) -> Format {
+    pub(crate) fn format(self) -> Format {
         match self {
             Self::Quant(source) => Format::Quant(source.layout()),
             Self::Float(float) => Format::Float(float),
