@@ -37,7 +37,7 @@ pub use gpu::GpuBackend;
 pub(crate) use gpu::refusal as gpu_refusal;
 pub use guide::{Grammar, Guide, GuideThreads};
 pub(crate) use lane::{Lane, Stepped};
-pub use model::{Backend, Batch, Limits, Logits, Lost, Model, ModelError, Part, Room, Rows};
+pub use model::{Backend, Batch, Draw, Limits, Logits, Lost, Model, ModelError, Part, Room, Rows};
 pub use pooling::Pooling;
 pub use sampler::{Logprobs, Sampler, Sampling, Scratch};
 pub(crate) use sequence::Sequence;

@@ -23,6 +23,8 @@ const WINDOW_STEP: u64 = 256;
 /// Tokens that a cache has room for where nothing else is said and the window is shorter: eight
 /// conversations of a common length.
 const GENEROUS: u64 = 16 << 10;
+/// Tokens of each conversation that a GPU's cache has room for, where memory allows.
+const GPU_EACH: u64 = 4096;
 
 /// A file that can be loaded where there is memory for it.
 #[derive(Debug)]
@@ -134,7 +136,18 @@ pub fn fit(
         let room = Room { context, cached: cached.max(context) };
         return fits(room).map(|()| (room, estimate(room)));
     }
-    let generous = if checked.plan.is_batched() { GENEROUS.min(4 * context) } else { 0 };
+    let generous = match limits.gpu {
+        _ if !checked.plan.is_batched() => 0,
+        None => GENEROUS.min(4 * context),
+        // A GPU has much memory and little else to do with it: as many conversations as may run, but no more than half of
+        // what the weights leave, for other models have to go somewhere.
+        Some(gpu) => {
+            let nothing = estimate(Room { context, cached: 0 });
+            let left_mb = free_mb.saturating_sub(nothing.total_mb() + nothing.margin_mb());
+            let each = estimate(Room { context, cached: 16 << 10 }).cache_mb.max(1);
+            (gpu.sequences as u64 * context.min(GPU_EACH)).min(left_mb / 2 * (16 << 10) / each)
+        }
+    };
     let several = Room { context, cached: context.max(generous) };
     if fits(several).is_ok() {
         return Ok((several, estimate(several)));

@@ -75,7 +75,7 @@ impl Model for Counter {
             }
         }
         assert!(self.logits.len() <= 64 * self.limits.sequences);
-        Ok(Logits { data: &mut self.logits, vocab: 64, states: &self.states, width: 1 })
+        Ok(Logits { data: &mut self.logits, vocab: 64, states: &self.states, width: 1, drawn: &[] })
     }
 
     fn weights_bytes(&self) -> u64 {
@@ -100,6 +100,7 @@ const ONE: Limits = Limits {
     every_row: false,
     whole: false,
     shares_blocks: false,
+    draws: false,
 };
 
 impl Default for Counters {
@@ -382,6 +383,7 @@ fn batching(sequences: usize, blocks: usize) -> Counters {
         every_row: true,
         whole: false,
         shares_blocks: true,
+        draws: false,
     };
     Counters { limits, ..Counters::default() }
 }

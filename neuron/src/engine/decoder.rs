@@ -126,6 +126,7 @@ impl Model for Decoder {
             every_row: true,
             whole: false,
             shares_blocks: true,
+            draws: false,
         }
     }
 
@@ -246,6 +247,6 @@ impl Decoder {
                 }
             }
         }
-        Logits { data: &mut logits[..wanted.len() * vocab], vocab, states, width: hidden }
+        Logits { data: &mut logits[..wanted.len() * vocab], vocab, states, width: hidden, drawn: &[] }
     }
 }

@@ -97,6 +97,7 @@ impl Model for Encoder {
             block_bytes: 0,
             every_row: false,
             shares_blocks: false,
+            draws: false,
             whole: true,
         }
     }
@@ -121,7 +122,7 @@ impl Model for Encoder {
             layers.iter().for_each(|layer| layer.run(form, pool, buffers, &texts));
             states.extend_from_slice(buffers.x.floats_mut());
         }
-        Ok(Logits { data: &mut [], vocab: 1, states: &self.states, width: self.form.width() })
+        Ok(Logits { data: &mut [], vocab: 1, states: &self.states, width: self.form.width(), drawn: &[] })
     }
 
     fn weights_bytes(&self) -> u64 {

@@ -60,6 +60,7 @@ struct GpuDecoder {
     host: HostBuffer,
     many: Vec<f32>,
     states: Vec<f32>,
+    drawn: Vec<Option<u32>>,
     sequences: usize,
     others: Option<Box<dyn Communicator>>,
 }
@@ -134,6 +135,7 @@ impl Model for GpuDecoder {
             every_row: true,
             whole: false,
             shares_blocks: true,
+            draws: true,
         }
     }
 

@@ -10,7 +10,7 @@ mod pace;
 use std::{collections::VecDeque, sync::Arc, time::Instant};
 
 use super::{
-    Batch, Limits, Logits, Model, ModelError, Part, Rows, Scratch, Sequence,
+    Batch, Draw, Limits, Logits, Model, ModelError, Part, Rows, Scratch, Sequence,
     blocks::{Blocks, Mark},
     queue::Queue,
 };
@@ -259,14 +259,20 @@ impl Lane {
     fn forward(&mut self, shares: &[Share]) -> Result<(), ModelError> {
         let mut tokens = Vec::new();
         let mut parts = Vec::with_capacity(shares.len());
-        for Share { index, tokens: len } in shares {
+        let drawn = shares.iter().map(|Share { index, tokens: len }| {
+            let sequence = &mut self.running[*index];
+            let draws = self.limits.draws && *len == sequence.pending();
+            draws.then(|| sequence.plain_draw()).flatten()
+        });
+        let drawn: Vec<Option<Draw>> = drawn.collect();
+        for (Share { index, tokens: len }, drawn) in shares.iter().zip(drawn) {
             let sequence = &self.running[*index];
             let position = sequence.done();
             tokens.extend_from_slice(&sequence.tokens()[position..position + len]);
             let rows = match *len == sequence.pending() {
                 _ if sequence.is_pooled() => Rows::States,
                 _ if sequence.reads_prompt() => Rows::All,
-                true => Rows::Last,
+                true => drawn.map_or(Rows::Last, Rows::Drawn),
                 false => Rows::None,
             };
             parts.push(Part { len: *len, position, blocks: &sequence.chain.blocks, rows });
@@ -275,10 +281,12 @@ impl Lane {
         let prompt = tokens.len() - drawing;
         let started = Instant::now();
         let logits = self.model.forward(&Batch { tokens: &tokens, parts: &parts })?;
-        let wants: Vec<usize> = parts.iter().map(Part::wanted).collect();
+        let is_drawn = |part: &Part<'_>| matches!(part.rows, Rows::Drawn(_));
+        let wants: Vec<(usize, bool)> = parts.iter().map(|part| (part.wanted(), is_drawn(part))).collect();
         drop(parts);
-        let Logits { data: mut rest, vocab, states: mut pooled, width } = logits;
-        for (Share { index, tokens }, wanted) in shares.iter().zip(wants) {
+        let Logits { data: mut rest, vocab, states: mut pooled, width, drawn } = logits;
+        let mut drawn = drawn.iter().copied();
+        for (Share { index, tokens }, (wanted, is_drawn)) in shares.iter().zip(wants) {
             let (rows, others) = rest.split_at_mut(wanted * vocab);
             rest = others;
             let sequence = &mut self.running[*index];
@@ -295,7 +303,9 @@ impl Lane {
             let mut chain = std::mem::take(&mut sequence.chain);
             self.blocks.seal(&caller, &mut chain, sequence.tokens(), sequence.done());
             sequence.chain = chain;
-            if sequence.pending() == 0
+            if is_drawn {
+                sequence.take(drawn.next().flatten());
+            } else if sequence.pending() == 0
                 && let Some(start) = rows.len().checked_sub(vocab)
             {
                 sequence.draw(&mut rows[start..], &mut self.scratch, self.limits.every_row);

@@ -53,6 +53,8 @@ pub struct Limits {
     pub whole: bool,
     /// Whether a full block may be used by several sequences that begin alike.
     pub shares_blocks: bool,
+    /// Whether it draws tokens itself, so that no logits leave the device for it.
+    pub draws: bool,
 }
 
 /// Tokens of one or more sequences, one sequence after the other.
@@ -76,21 +78,38 @@ pub struct Part<'a> {
 }
 
 /// Of which tokens of a part the logits after them are wanted.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq)]
 pub enum Rows {
     None,
     Last,
+    /// No logits, but the token that is drawn of the last ones. Only where the model's limits say that it can.
+    Drawn(Draw),
     /// Only where the model's limits say that it can.
     All,
     /// No logits, but the state after each token.
     States,
 }
 
+/// How a token is drawn of its logits as they are, in the sampler's order and by its rules.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub struct Draw {
+    /// 0: the first of the largest.
+    pub temperature: f32,
+    /// 1: all.
+    pub top_p: f32,
+    /// 0: all.
+    pub top_k: usize,
+    /// 0: all.
+    pub min_p: f32,
+    /// A random number in [0, 1).
+    pub unit: f32,
+}
+
 impl Part<'_> {
     /// Rows of logits that it wants.
     pub fn wanted(&self) -> usize {
         match self.rows {
-            Rows::None | Rows::States => 0,
+            Rows::None | Rows::States | Rows::Drawn(_) => 0,
             Rows::Last => 1,
             Rows::All => self.len,
         }
@@ -106,6 +125,8 @@ pub struct Logits<'a> {
     /// States, normalised for the head, of the parts that want them: `[tokens, width]`.
     pub states: &'a [f32],
     pub width: usize,
+    /// Of the parts that want one drawn; `None`: no logit was a number.
+    pub drawn: &'a [Option<u32>],
 }
 
 /// How much a model gets beside its weights.

@@ -15,6 +15,8 @@ use std::{
 
 use neuron_kernels::logits as kernels;
 
+use super::Draw;
+
 pub use draw::Scratch;
 use draw::{Random, draw};
 pub use logprobs::Logprobs;
@@ -89,6 +91,30 @@ impl Sampler {
         };
         self.record(token);
         Some(token)
+    }
+
+    /// How the next token is drawn, where nothing changes the logits first.
+    pub(crate) fn plain_draw(&mut self) -> Option<Draw> {
+        let Sampling {
+            temperature,
+            top_p,
+            top_k,
+            min_p,
+            repetition_penalty,
+            presence_penalty,
+            frequency_penalty,
+            logit_bias,
+            seed: _,
+        } = &self.sampling;
+        let penalised = *repetition_penalty != 1.0 || *presence_penalty != 0.0 || *frequency_penalty != 0.0;
+        if penalised || !logit_bias.is_empty() {
+            return None;
+        }
+        // As in a draw here, what is certain takes no number.
+        let unit = if *temperature > 0.0 { self.random.next_unit() as f32 } else { 0.0 };
+        // Rounded to 32 bits it may be 1.
+        let unit = unit.min(1.0f32.next_down());
+        Some(Draw { temperature: *temperature, top_p: *top_p, top_k: *top_k, min_p: *min_p, unit })
     }
 
     /// Remembers a token that was not drawn but given.

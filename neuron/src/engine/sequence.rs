@@ -11,7 +11,7 @@ use tokio::sync::mpsc;
 use neuron_kernels::logits::mask;
 
 use super::{
-    Guide, Logprobs, Pooling, Sampler, Sampling, Scratch, Thoughts, blocks::Chain, guide::Verdict,
+    Draw, Guide, Logprobs, Pooling, Sampler, Sampling, Scratch, Thoughts, blocks::Chain, guide::Verdict,
     pooling::Pool, thoughts::Budget,
 };
 use crate::device::{Failure, ModelKey, Seat};
@@ -343,6 +343,30 @@ impl Sequence {
             return;
         };
         self.say(token, raw.map(|(count, raw)| Box::new(Logprobs::of(&raw, token, count))));
+    }
+
+    /// How its next token is drawn, where nothing but the logits as they are decides it and nobody wants to see them.
+    pub(crate) fn plain_draw(&mut self) -> Option<Draw> {
+        let Generation { guide, logprobs, prompt_logprobs, end, ignore_end, min_tokens, max_tokens, .. } =
+            &self.generation;
+        let watched = guide.is_some() || logprobs.is_some() || prompt_logprobs.is_some();
+        let barred = (*ignore_end && !end.is_empty()) || self.timings.tokens < *min_tokens;
+        if watched || barred || *max_tokens == 0 || self.budget.is_some() || self.pool.is_some() {
+            return None;
+        }
+        self.sampler.plain_draw()
+    }
+
+    /// The token that the model drew; `None`: its output is not a number.
+    pub(crate) fn take(&mut self, token: Option<u32>) {
+        self.speak();
+        match token {
+            Some(token) => {
+                self.sampler.record(token);
+                self.say(token, None);
+            }
+            None => self.fail(Failure::Model("the model's output is not a number".to_owned())),
+        }
     }
 
     /// Its first token comes.

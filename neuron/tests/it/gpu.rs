@@ -9,8 +9,8 @@ use neuron::{
     config::Config,
     device::MakeBackend,
     engine::{
-        Backend, Batch, Blueprint, Communicator, CpuBackend, GpuBackend, KvFormat, Loopback, Model, Part,
-        Room, Rows, Shard, Weights,
+        Backend, Batch, Blueprint, Communicator, CpuBackend, Draw, GpuBackend, KvFormat, Loopback, Model,
+        Part, Room, Rows, Shard, Weights,
     },
     server::Server,
 };
@@ -148,6 +148,78 @@ fn it_computes_what_the_cpu_computes() {
         assert!(ours.iter().zip(&theirs).all(|(a, b)| (a - b).abs() < 2e-4), "{architecture}");
         assert!(forward(&mut *gpu.model, 9999).unwrap_err().contains("token 9999"));
     }
+}
+
+/// Tokens that are drawn on the device are those of its logits; only rows that are wanted leave it.
+#[test]
+fn tokens_are_drawn_where_the_logits_are() {
+    let hub = tempfile::tempdir().unwrap();
+    Gguf::tiny("llama").install(hub.path(), "m");
+    let path = hub.path().join("models--test--m/snapshots/one/m.F32.gguf");
+    let checked = neuron::preflight::check("test/m", &path, None, 0).unwrap();
+    let load = || {
+        let mut backend = GpuBackend::new(device(1 << 30, &Arc::default()), HOST);
+        backend.load(&checked.weights, &checked.plan, Room { context: 256, cached: 1024 }).unwrap()
+    };
+    let (mut model, mut plain) = (load(), load());
+    assert!(model.limits().draws);
+    let cold = Draw { temperature: 0.0, top_p: 1.0, top_k: 0, min_p: 0.0, unit: 0.0 };
+    let second = Draw { temperature: 1.0, top_k: 2, unit: 0.999_999, ..cold };
+    // Steps that are recorded, after the first of its kind; one with a prompt beside it.
+    for (position, lens) in
+        [(0, [3, 3, 3, 3]), (3, [1, 1, 1, 1]), (4, [1, 1, 1, 1]), (5, [1, 1, 1, 1]), (6, [1, 30, 1, 1])]
+    {
+        let blocks: Vec<Vec<u32>> = (0..4).map(|n| (n * 4..n * 4 + 4).collect()).collect();
+        let tokens: Vec<u32> =
+            (0..lens.iter().sum::<usize>()).map(|n| (n as u32 * 37 + position as u32) % 256).collect();
+        let rows = [Rows::Drawn(cold), Rows::Last, Rows::None, Rows::Drawn(second)];
+        let part = |n: usize, rows: Rows| Part { len: lens[n], position, blocks: &blocks[n], rows };
+        let mixed: Vec<Part<'_>> = (0..4).map(|n| part(n, rows[n])).collect();
+        let all: Vec<Part<'_>> = (0..4).map(|n| part(n, Rows::Last)).collect();
+        let logits = plain.forward(&Batch { tokens: &tokens, parts: &all }).unwrap();
+        assert!(logits.drawn.is_empty());
+        let of: Vec<Vec<f32>> = logits.data.chunks(logits.vocab).map(<[f32]>::to_vec).collect();
+        let best = |row: &[f32], nth: usize| {
+            let mut order: Vec<usize> = (0..row.len()).collect();
+            order.sort_by(|a, b| row[*b].total_cmp(&row[*a]).then(a.cmp(b)));
+            order[nth] as u32
+        };
+        let mixed = model.forward(&Batch { tokens: &tokens, parts: &mixed }).unwrap();
+        // The two of largest logits are drawn of in the vocabulary's order: the later one comes last.
+        let two = [best(&of[3], 0), best(&of[3], 1)];
+        assert_eq!(mixed.drawn, [Some(best(&of[0], 0)), two.into_iter().max()], "at {position}");
+        assert_eq!(mixed.data, of[1]);
+    }
+}
+
+/// The same request gives the same text on both: the random numbers are the request's, whoever draws. (Where top_k or top_p
+/// select, the CPU lines up what is left by weight and a GPU by the vocabulary: the same shares, in another order.)
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_seed_gives_the_same_text_as_on_the_cpu() {
+    let hub = tempfile::tempdir().unwrap();
+    Gguf::tiny("llama").install(hub.path(), "m");
+    let (server, gpu, _) = daemon(4 << 30, hub.path(), "max_sequences = 4\nkv_cache = \"f32\"\n").await;
+    let on_cpu = support::Daemon::start(hub.path(), "[engine]\nkv_cache = \"f32\"\n").await;
+    let cpu = on_cpu.load("test/m").await;
+    gpu.post("/models/load", json!({ "model_id": "test/m" })).await;
+    for more in [
+        json!({ "temperature": 0 }),
+        json!({ "temperature": 1, "seed": 5 }),
+        // What the device does not draw itself.
+        json!({ "temperature": 1, "seed": 7, "presence_penalty": 1.0, "logit_bias": { "65": 3 } }),
+        json!({ "temperature": 1, "seed": 8, "logprobs": 2 }),
+        json!({ "temperature": 1, "seed": 9, "ignore_eos": true }),
+    ] {
+        let mut body = json!({ "model": "test/m", "prompt": "hello there", "max_tokens": 12 });
+        body.as_object_mut().unwrap().extend(more.as_object().unwrap().clone());
+        let (ours, theirs) =
+            tokio::join!(gpu.post("/v1/completions", body.clone()), cpu.post("/v1/completions", body));
+        let (ours, theirs) = (ours.json(), theirs.json());
+        assert_eq!(ours["choices"][0]["text"], theirs["choices"][0]["text"], "{more}");
+        assert_eq!(ours["usage"], theirs["usage"], "{more}");
+    }
+    server.stop().await;
+    on_cpu.stop().await;
 }
 
 /// A real model with quantised weights: what it would say next, token by token, is what the CPU would say.

@@ -38,6 +38,7 @@ impl Grammar for Listed {
 }
 
 const MANY: Limits = Limits {
+    draws: false,
     sequences: 4,
     tokens: 16,
     block: 4,

@@ -68,6 +68,7 @@ impl Model for Single {
             every_row: false,
             whole: false,
             shares_blocks: false,
+            draws: false,
         }
     }
 
@@ -99,7 +100,7 @@ impl Model for Single {
             let row = row.ok_or_else(|| ModelError(format!("logits of the shape {:?}", logits.dims())))?;
             self.logits.extend_from_slice(row);
         }
-        Ok(Logits { data: &mut self.logits, vocab, states: &[], width: 0 })
+        Ok(Logits { data: &mut self.logits, vocab, states: &[], width: 0, drawn: &[] })
     }
 
     fn weights_bytes(&self) -> u64 {

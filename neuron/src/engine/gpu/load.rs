@@ -2,7 +2,7 @@
 
 use std::{collections::HashMap, io};
 
-use neuron_cuda::{Buffer, Device, Format, Matrix};
+use neuron_cuda::{Buffer, Device, Format, Matrix, ops};
 use neuron_kernels::{Order, Pool, Stored, quant::Planes};
 
 use super::{
@@ -92,6 +92,7 @@ impl GpuDecoder {
             host: device.alloc_host(LOGIT_ROWS * shape.vocab as usize * 4)?,
             many: Vec::new(),
             states: Vec::new(),
+            drawn: Vec::new(),
             shape: shape.clone(),
             sequences,
             others,
@@ -114,6 +115,8 @@ impl Work {
             chosen: alloc(sizes.chosen)?,
             weights: alloc(sizes.chosen)?,
             made: alloc(sizes.made)?,
+            draws: alloc(LOGIT_ROWS * size_of::<ops::Draw>())?,
+            drawn: alloc(LOGIT_ROWS * 4)?,
             inputs: [alloc(a)?, alloc(b)?, alloc(c)?, alloc(d)?],
             groups: alloc(sizes.groups)?,
         })

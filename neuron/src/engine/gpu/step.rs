@@ -6,7 +6,7 @@ use neuron_cuda::{
 };
 
 use super::{BLOCK, GpuDecoder, LOGIT_ROWS, MAX_TOKENS};
-use crate::engine::{Batch, Communicator, Logits, ModelError, Rows};
+use crate::engine::{Batch, Communicator, Draw, Logits, ModelError, Rows};
 
 /// Runs of at least so many tokens are attended to at once.
 const MANY: usize = 16;
@@ -76,6 +76,22 @@ impl Inputs {
     }
 }
 
+/// Which rows of logits are wanted themselves, and which are drawn of. Of a recordable step every part has a row, wanted
+/// or not.
+fn rows_of(step: &Step, batch: &Batch<'_>) -> (Vec<usize>, Vec<(usize, Draw)>) {
+    let (mut kept, mut draws, mut row) = (Vec::new(), Vec::new(), 0);
+    for part in batch.parts {
+        if let Rows::Drawn(draw) = part.rows {
+            draws.push((row, draw));
+            row += 1;
+        } else {
+            kept.extend(row..row + part.wanted());
+            row += if step.recordable { 1 } else { part.wanted() };
+        }
+    }
+    (kept, draws)
+}
+
 /// Memory of a step, used again by the next. What is not said is floats.
 pub(super) struct Work {
     /// The residual stream: `[tokens, hidden]`.
@@ -97,6 +113,9 @@ pub(super) struct Work {
     pub(super) weights: Buffer,
     /// `[tokens * used, hidden]`
     pub(super) made: Buffer,
+    /// How each row of logits is drawn of, and the tokens: integers.
+    pub(super) draws: Buffer,
+    pub(super) drawn: Buffer,
     /// What matrices are multiplied with, by form; empty where no matrix wants it so.
     pub(super) inputs: [Buffer; 4],
     /// Scales and sums of those in 8 bits.
@@ -139,8 +158,10 @@ impl GpuDecoder {
         if count > MAX_TOKENS || batch.parts.len() > LOGIT_ROWS {
             return Err(ModelError(format!("{count} tokens of {} sequences at once", batch.parts.len())));
         }
-        let singles =
-            batch.parts.iter().all(|part| part.len == 1 && matches!(part.rows, Rows::Last | Rows::None));
+        let singles = batch
+            .parts
+            .iter()
+            .all(|part| part.len == 1 && matches!(part.rows, Rows::Last | Rows::None | Rows::Drawn(_)));
         let recorded = RECORDED.iter().find(|size| **size >= count).filter(|_| singles);
         let tokens = recorded.copied().unwrap_or(count);
         let mut step = Step { tokens, rows: 0, tiles: 0, wanted: 0, recordable: recorded.is_some() };
@@ -183,7 +204,8 @@ impl GpuDecoder {
                     step.rows += 1;
                 }
             }
-            for n in part.len - part.wanted()..part.len {
+            let of_device = if matches!(part.rows, Rows::Drawn(_)) { 1 } else { part.wanted() };
+            for n in part.len - of_device..part.len {
                 inputs.part(5)[step.wanted] = int(first + n);
                 step.wanted += 1;
             }
@@ -206,22 +228,25 @@ impl GpuDecoder {
     pub(super) fn read(&mut self, step: &Step, batch: &Batch<'_>) -> Result<Logits<'_>, ModelError> {
         let (vocab, hidden) = (self.shape.vocab as usize, self.shape.hidden as usize);
         self.states(step, batch)?;
+        self.drawn.clear();
         if step.wanted <= LOGIT_ROWS {
-            let host = self.host.slice::<f32>();
-            self.work.logits.read(0, &mut host[..step.wanted * vocab])?;
-            let mut kept = step.wanted;
-            if step.recordable {
-                // Of those that want none there are logits too.
-                kept = 0;
-                for (row, part) in batch.parts.iter().enumerate().filter(|(_, part)| part.rows == Rows::Last)
-                {
-                    debug_assert_eq!(part.len, 1);
-                    host.copy_within(row * vocab..(row + 1) * vocab, kept * vocab);
-                    kept += 1;
-                }
+            let (kept, draws) = rows_of(step, batch);
+            if !draws.is_empty() {
+                self.draw(step.wanted, &draws)?;
             }
-            let data = &mut self.host.slice::<f32>()[..kept * vocab];
-            return Ok(Logits { data, vocab, states: &self.states, width: hidden });
+            // Runs of rows that follow each other in one copy: mostly all, or none.
+            let host = self.host.slice::<f32>();
+            let mut to = 0;
+            for run in kept.chunk_by(|a, b| a + 1 == *b) {
+                let into = &mut host[to * vocab..(to + run.len()) * vocab];
+                self.work.logits.read(run[0] * vocab * 4, into)?;
+                to += run.len();
+            }
+            let data = &mut self.host.slice::<f32>()[..kept.len() * vocab];
+            return Ok(Logits { data, vocab, states: &self.states, width: hidden, drawn: &self.drawn });
+        }
+        if batch.parts.iter().any(|part| matches!(part.rows, Rows::Drawn(_))) {
+            return Err(ModelError(format!("tokens drawn beside {} rows of logits", step.wanted)));
         }
         self.many.resize(step.wanted * vocab, 0.0);
         for first in (0..step.wanted).step_by(LOGIT_ROWS) {
@@ -231,7 +256,25 @@ impl GpuDecoder {
             }
             self.work.logits.read(0, &mut self.many[first * vocab..(first + count) * vocab])?;
         }
-        Ok(Logits { data: &mut self.many, vocab, states: &self.states, width: hidden })
+        Ok(Logits { data: &mut self.many, vocab, states: &self.states, width: hidden, drawn: &[] })
+    }
+
+    /// Tokens of the rows that want one, in their order.
+    fn draw(&mut self, rows: usize, draws: &[(usize, Draw)]) -> Result<(), ModelError> {
+        let cold = ops::Draw { temperature: 0.0, top_p: 1.0, min_p: 0.0, unit: 0.0, top_k: 0 };
+        let mut all = vec![cold; rows];
+        for (row, draw) in draws {
+            let Draw { temperature, top_p, top_k, min_p, unit } = *draw;
+            let top_k = i32::try_from(top_k).unwrap_or(i32::MAX);
+            all[*row] = ops::Draw { temperature, top_p, min_p, unit, top_k };
+        }
+        let Work { logits, draws: on_device, drawn, .. } = &self.work;
+        on_device.write(0, &all)?;
+        ops::sample(&self.device, logits, [rows, self.shape.vocab as usize], on_device, drawn)?;
+        let mut tokens = vec![0i32; rows];
+        drawn.read(0, &mut tokens)?;
+        self.drawn.extend(draws.iter().map(|(row, _)| u32::try_from(tokens[*row]).ok()));
+        Ok(())
     }
 
     /// Of the parts that want them.

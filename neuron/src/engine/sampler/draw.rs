@@ -201,7 +201,7 @@ pub(super) struct Random(pub(super) u64);
 
 impl Random {
     /// In [0, 1), 53 bits.
-    fn next_unit(&mut self) -> f64 {
+    pub(super) fn next_unit(&mut self) -> f64 {
         self.0 = self.0.wrapping_add(0x9e37_79b9_7f4a_7c15);
         let mut z = self.0;
         z = (z ^ (z >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
