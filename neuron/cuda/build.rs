@@ -30,7 +30,7 @@ fn main() -> io::Result<()> {
 fn emulated(sources: &[PathBuf]) {
     let mut build = cc::Build::new();
     // The kernels register themselves: nothing calls them by name, and none may be left out.
-    build.cpp(true).std("c++17").define("EMULATED", None).opt_level(2).link_lib_modifier("+whole-archive");
+    build.cpp(true).std("c++17").define("EMULATED", None).opt_level(3).link_lib_modifier("+whole-archive");
     build.flag("-xc++").flag("-fno-strict-aliasing").flag("-U_FORTIFY_SOURCE").warnings(false);
     build.files(sources).file("kernels/emulated/run.cpp").compile("neuron_emulated");
 }

@@ -41,15 +41,23 @@ struct Fiber : Thread {
 
 struct Warp {
     Barrier barrier;
-    unsigned char brought[2][32][64];
     uint32_t turns[32];
+    unsigned char brought[2][32][64];
+};
+
+// Memory of a block for one place in a kernel's text; what an earlier block left is garbage to the next.
+struct Shared {
+    const void* place;
+    uint64_t block;
+    std::vector<unsigned char> bytes;
 };
 
 // What the calling thread runs blocks with; fibers are used again.
 struct Machine {
     std::vector<std::unique_ptr<Fiber>> fibers;
     std::vector<Warp> warps;
-    std::map<const void*, std::vector<unsigned char>> shared;
+    std::vector<Shared> shared;
+    uint64_t block = 0;
     Barrier barrier;
     jmp_buf scheduler;
     uint64_t progress = 0;
@@ -110,8 +118,12 @@ bool run_block(uint32_t threads) {
         m.fibers.back()->stack.reset(new char[STACK]);
         m.fibers.back()->index = Dim{uint32_t(m.fibers.size() - 1), 0, 0};
     }
-    m.warps.assign((threads + 31) / 32, Warp{});
-    m.shared.clear();
+    m.warps.resize((threads + 31) / 32);
+    for (Warp& warp : m.warps) {
+        warp.barrier = Barrier{};
+        memset(warp.turns, 0, sizeof warp.turns);
+    }
+    m.block++;
     m.barrier = Barrier{};
     for (uint32_t i = 0; i < threads; i++) m.fibers[i]->done = false;
     for (;;) {
@@ -146,19 +158,26 @@ const unsigned char* gather(const void* brought, size_t bytes) {
 }
 
 void* shared(const void* place, size_t bytes) {
-    std::vector<unsigned char>& memory = machine->shared[place];
-    // All ones are no number, in every format of floats.
-    if (memory.empty()) memory.assign(bytes + 16, 0xff);
-    uintptr_t at = reinterpret_cast<uintptr_t>(memory.data());
+    std::vector<Shared>& all = machine->shared;
+    size_t n = 0;
+    while (n < all.size() && all[n].place != place) n++;
+    if (n == all.size()) all.push_back(Shared{place, 0, {}});
+    if (all[n].block != machine->block) {
+        all[n].block = machine->block;
+        // All ones are no number, in every format of floats.
+        all[n].bytes.assign(bytes + 16, 0xff);
+    }
+    uintptr_t at = reinterpret_cast<uintptr_t>(all[n].bytes.data());
     return reinterpret_cast<void*>((at + 15) / 16 * 16);
 }
 
 float half_to_float(uint16_t bits) {
-    int exponent = (bits >> 10) & 31, mantissa = bits & 1023;
-    float size = exponent == 31  ? (mantissa ? NAN : INFINITY)
-                 : exponent == 0 ? ldexpf(float(mantissa), -24)
-                                 : ldexpf(float(mantissa + 1024), exponent - 25);
-    return bits >> 15 ? -size : size;
+    uint32_t sign = uint32_t(bits & 0x8000) << 16, exponent = (bits >> 10) & 31, mantissa = bits & 1023;
+    if (exponent == 0) return (sign ? -1.f : 1.f) * float(mantissa) * 5.9604644775390625e-8f;
+    uint32_t wide = sign | ((exponent == 31 ? 255 : exponent + 112) << 23) | (mantissa << 13);
+    float out;
+    memcpy(&out, &wide, 4);
+    return out;
 }
 
 uint16_t float_to_half(float x) {
@@ -189,6 +208,7 @@ extern "C" int neuron_emulated_launch(const char* name, const uint32_t grid[3], 
     if (!machine) machine = std::make_unique<Machine>();
     machine->run = found->second.run;
     machine->params = params;
+    machine->shared.clear();
     machine->seed = seed | 1;
     grid_size = Dim{grid[0], grid[1], grid[2]};
     block_size = Dim{threads, 1, 1};
