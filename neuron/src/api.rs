@@ -99,6 +99,8 @@ pub(crate) fn router(app: Arc<App>) -> Router {
         .route("/models/load", post(lifecycle::load))
         .route("/models/preflight", post(lifecycle::preflight))
         .route("/models/unload", post(lifecycle::unload))
+        .route("/models/park", post(lifecycle::park))
+        .route("/models/wake", post(lifecycle::wake))
         .route("/models/{*path}", get(lifecycle::about))
         .route("/defrag", post(lifecycle::defrag))
         .route("/tokenize", post(tokenize::tokenize))

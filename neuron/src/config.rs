@@ -74,6 +74,9 @@ pub struct Engine {
     pub cpu_devices: usize,
     /// Whether the daemon ends, to be restarted, once a device is lost and cannot be set up again.
     pub exit_when_lost: bool,
+    /// MiB of the host's memory, pinned, that models of all GPUs together may be parked in; `None`: a quarter of what the host
+    /// has.
+    pub park_mb: Option<u64>,
     /// Tokens of prompt and answer together; 0: what the model was made for.
     pub max_context: u64,
     /// Requests that may wait for one model; one more is refused with 503.
@@ -96,6 +99,11 @@ impl Engine {
     /// Threads that compute, on each device that the CPU is divided into.
     pub fn threads(&self) -> usize {
         (self.all_threads() / self.cpu_devices).max(1)
+    }
+
+    /// MiB that models of all GPUs together may be parked in.
+    pub(crate) fn park_mb(&self) -> u64 {
+        self.park_mb.unwrap_or_else(|| crate::host::memory().total_mb / 4)
     }
 
     pub(crate) fn all_threads(&self) -> usize {
@@ -203,6 +211,7 @@ impl Config {
                     }
                 },
                 exit_when_lost: raw.engine.exit_when_lost,
+                park_mb: raw.engine.park_mb,
                 max_context: raw.engine.max_context,
                 max_queue_depth: raw.engine.max_queue_depth,
                 queue_timeout: Duration::from_secs(raw.engine.queue_timeout_secs),

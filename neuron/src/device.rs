@@ -61,6 +61,10 @@ pub(crate) enum Control {
     Load(Box<Load>),
     /// Answered when the last sequence of the model has ended and its memory is back.
     Unload(ModelKey, oneshot::Sender<()>),
+    /// Answered when the last sequence of the model has ended and its weights are in the host's memory.
+    Park(ModelKey, oneshot::Sender<Result<bool, ModelError>>),
+    /// Brings the weights of a parked one back.
+    Wake(ModelKey, oneshot::Sender<Result<(), ModelError>>),
     /// Ends every sequence of the model.
     Cut(ModelKey),
     Generate(Box<Sequence>),
@@ -260,6 +264,27 @@ impl DeviceHandle {
         let (reply, answer) = oneshot::channel();
         self.controls().send(Control::Unload(key, reply)).await.map_err(|_| self.closed())?;
         answer.await.map_err(|_| self.closed())
+    }
+
+    /// Returns once the model's last sequence has ended and its weights are in the host's memory; `false`: there is no room for
+    /// them now. Errors where they stay for another reason.
+    pub(crate) async fn park(&self, key: ModelKey) -> Result<bool, ModelError> {
+        self.ask(|reply| Control::Park(key, reply)).await
+    }
+
+    /// Returns once a parked model is back; errors where it stays parked.
+    pub(crate) async fn wake(&self, key: ModelKey) -> Result<(), ModelError> {
+        self.ask(|reply| Control::Wake(key, reply)).await
+    }
+
+    async fn ask<T>(
+        &self,
+        control: impl FnOnce(oneshot::Sender<Result<T, ModelError>>) -> Control,
+    ) -> Result<T, ModelError> {
+        let (reply, answer) = oneshot::channel();
+        let gone = || ModelError(self.closed().to_string());
+        self.controls().send(control(reply)).await.map_err(|_| gone())?;
+        answer.await.map_err(|_| gone())?
     }
 
     /// Ends every sequence of the model, with an error, before its memory is asked for.

@@ -91,11 +91,12 @@ impl Gpus {
 
 impl Gpu {
     /// Makes what computes on it. `host`: how weights are packed and caches are held.
-    pub(crate) fn backend(&self, host: CpuBackend) -> MakeBackend {
+    /// `park_bytes`: of the host's memory for parked weights.
+    pub(crate) fn backend(&self, host: CpuBackend, park_bytes: u64) -> MakeBackend {
         let ordinal = self.found.ordinal;
         Arc::new(move || {
             let device = Device::open(ordinal).map_err(|e| e.text)?;
-            Ok(Box::new(GpuBackend::new(device, host)) as Box<dyn Backend>)
+            Ok(Box::new(GpuBackend::new(device, host, park_bytes)) as Box<dyn Backend>)
         })
     }
 }

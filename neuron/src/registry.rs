@@ -5,6 +5,7 @@ mod devices;
 mod entry;
 mod lifecycle;
 mod memory;
+mod parking;
 
 use std::{
     collections::BTreeMap,
@@ -139,7 +140,7 @@ impl Registry {
                 Some(fault) => Err(NotReady::Broken(fault.to_owned())),
             },
             State::Loading => Err(NotReady::Loading),
-            State::Unloading(_) | State::Failed(_) | State::Gone => {
+            State::Unloading(_) | State::Parked(_) | State::Failed(_) | State::Gone => {
                 Err(NotReady::Unknown(self.nearest(name)))
             }
         }
@@ -174,7 +175,7 @@ impl Registry {
     /// The text side of a model, loaded or only cached; never touches the network. `None`: neither.
     pub(crate) async fn text(&self, id: &str) -> Result<Option<Arc<TextModel>>, LoadFailure> {
         if let Some((_, entry)) = self.find(id)
-            && let State::Ready(ready) | State::Unloading(ready) = entry.state()
+            && let State::Ready(ready) | State::Unloading(ready) | State::Parked(ready) = entry.state()
         {
             return Ok(Some(Arc::clone(&ready.text)));
         }

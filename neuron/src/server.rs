@@ -125,10 +125,11 @@ fn devices(engine: &Engine, gpus: &Gpus, make: Make<'_>) -> std::io::Result<Vec<
         return of_cpu.collect();
     }
     let threads = (engine.all_threads() / gpus.usable.len()).max(1);
+    let park_bytes = (engine.park_mb() << 20) / gpus.usable.len() as u64;
     let of_gpus = gpus.usable.iter().enumerate().map(|(n, gpu)| {
         let name = format!("cuda-dev-{n}");
         tracing::info!(device = name, gpu = gpu.found.name, memory_mb = gpu.found.total_mb, "a GPU");
-        DeviceHandle::start(&name, gpu.backend(backend(threads)))
+        DeviceHandle::start(&name, gpu.backend(backend(threads), park_bytes))
             .map_err(|e| std::io::Error::other(format!("{name} ({}): {e}", gpu.found.name)))
     });
     of_gpus.collect()

@@ -17,6 +17,7 @@ mod emulated;
 mod gpu;
 mod matrix;
 pub mod ops;
+mod shelf;
 
 pub use buffer::{Buffer, HostBuffer};
 pub use device::{Device, Plain, Recording};
@@ -25,3 +26,4 @@ pub use driver::{Error, ErrorKind, Memory};
 pub use emulated::Faults;
 pub use gpu::Found;
 pub use matrix::{Act, Format, Matrix};
+pub use shelf::{Shelf, Shelved};

@@ -126,6 +126,24 @@ impl Matrix {
         Ok(())
     }
 
+    /// Its memory, to be put away and brought back.
+    pub fn buffers(&self) -> [&Buffer; 3] {
+        self.planes.each_ref()
+    }
+
+    /// Gives its memory back; `nothing` is an empty buffer. It must not be computed with until [`Self::allocate`].
+    pub fn give_back(&mut self, nothing: &Buffer) {
+        self.planes = [nothing.clone(), nothing.clone(), nothing.clone()];
+    }
+
+    /// Takes memory for its numbers again, which are not there yet.
+    pub fn allocate(&mut self, device: &Device) -> Result<(), Error> {
+        let each = self.format.row_bytes(self.columns);
+        let [low, high, scales] = each.map(|bytes| device.alloc(self.count * self.rows * bytes));
+        self.planes = [low?, high?, scales?];
+        Ok(())
+    }
+
     /// Addresses of all planes, checked to be whole.
     pub(crate) fn addresses(&self) -> [u64; 3] {
         [0, 1, 2].map(|n| self.planes[n].at(0, self.planes[n].len()))

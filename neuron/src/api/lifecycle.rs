@@ -56,6 +56,32 @@ pub(super) async fn unload(
     }
 }
 
+/// Weights to the host's memory; conditions as those of an unload.
+pub(super) async fn park(
+    State(app): State<Arc<App>>,
+    body: Body,
+) -> Result<Json<UnloadResponse>, LifecycleError> {
+    let request: UnloadRequest = typed(body).await?;
+    match app.registry.park(&request).await {
+        Ok(true) => Ok(Json(UnloadResponse { status: "parked".to_owned() })),
+        Ok(false) => Err(LifecycleError::NotLoaded(request.model_id)),
+        Err(UnloadFailure::StillNeeded(cause)) => Err(LifecycleError::StillNeeded(cause)),
+        Err(UnloadFailure::Failed(failure)) => Err(LifecycleError::Load(failure)),
+    }
+}
+
+/// Parked weights back to the device.
+pub(super) async fn wake(
+    State(app): State<Arc<App>>,
+    body: Body,
+) -> Result<Json<LoadResponse>, LifecycleError> {
+    let request: UnloadRequest = typed(body).await?;
+    match app.registry.wake(&request.model_id).await.map_err(LifecycleError::Load)? {
+        true => Ok(Json(LoadResponse { status: "loaded".to_owned() })),
+        false => Err(LifecycleError::NotLoaded(request.model_id)),
+    }
+}
+
 /// Gives all memory back that holds nothing, and says what the device shows then.
 pub(super) async fn defrag(State(app): State<Arc<App>>) -> Json<Defragged> {
     let free = || (0..app.registry.devices.len()).map(|device| app.registry.memory(device).free_mb).sum();

@@ -61,14 +61,17 @@ pub(super) fn discover(registry: &Registry) -> Discovery {
         cuda_unavailable_reason: registry.gpus.reason.clone(),
         max_prompt_tokens: registry.config.engine.max_context,
         features: [
-            feature::WATCH,
-            feature::LOAD_PROGRESS,
-            feature::CONDITIONAL_UNLOAD,
-            feature::PREFLIGHT,
-            feature::DEFRAG,
+            (feature::WATCH, true),
+            (feature::LOAD_PROGRESS, true),
+            (feature::CONDITIONAL_UNLOAD, true),
+            (feature::PREFLIGHT, true),
+            (feature::DEFRAG, true),
+            (feature::PARK, registry.parks()),
         ]
-        .map(str::to_owned)
-        .into(),
+        .into_iter()
+        .filter(|(_, has)| *has)
+        .map(|(name, _)| name.to_owned())
+        .collect(),
     }
 }
 
@@ -151,6 +154,9 @@ pub(super) fn models_of(app: &App) -> Vec<ModelInfo> {
                 Some(fault) => not_servable(info(id, on(&ready), ModelStatus::Unloaded), "fault", fault),
             },
             State::Unloading(ready) => not_servable(loaded(&ready), "unloading", "its last requests finish"),
+            State::Parked(ready) => {
+                ModelInfo { status: ModelStatus::Parked, vram_used_mb: Some(0), ..loaded(&ready) }
+            }
             State::Failed(_) | State::Gone => return None,
         })
     });

@@ -315,7 +315,7 @@ fn one(
     let weights = noise(folder, shape, kind)?;
     let threads = std::thread::available_parallelism().map_or(1, std::num::NonZero::get);
     let host = CpuBackend { threads, kv: KvFormat::F16, sequences: work.streams };
-    let mut backend = GpuBackend::new(device.clone(), host);
+    let mut backend = GpuBackend::new(device.clone(), host, 0);
     let each = work.before + 2 * work.steps + 16;
     let cached = (work.streams * each).max(work.long + 64) as u64;
     let room = Room { context: (work.long + 64) as u64, cached };

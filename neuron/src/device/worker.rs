@@ -29,6 +29,8 @@ pub(super) struct Worker {
     parts: HashMap<ModelKey, Box<dyn Model>>,
     /// Unloads that wait for their model's last sequence.
     leaving: Vec<(ModelKey, oneshot::Sender<()>)>,
+    /// The same of those that are parked.
+    parking: Vec<(ModelKey, oneshot::Sender<Result<bool, ModelError>>)>,
     /// Why nothing more can be computed.
     lost: Option<Lost>,
     /// Where others see how much memory the device has.
@@ -44,6 +46,7 @@ impl Worker {
             lanes: HashMap::new(),
             parts: HashMap::new(),
             leaving: Vec::new(),
+            parking: Vec::new(),
             lost: None,
         };
         worker.measure();
@@ -94,6 +97,10 @@ impl Worker {
         match control {
             Control::Load(load) => self.load(*load),
             Control::Unload(key, reply) => self.leaving.push((key, reply)),
+            Control::Park(key, reply) => self.parking.push((key, reply)),
+            Control::Wake(key, reply) => {
+                reply.send(self.shift(key, Lane::wake)).ok();
+            }
             Control::Cut(key) => {
                 if let Some(lane) = self.lanes.get_mut(&key) {
                     lane.fail_all(&Failure::Cut);
@@ -117,8 +124,8 @@ impl Worker {
 
     fn start(&mut self, mut sequence: Sequence) {
         match self.lanes.get_mut(&sequence.model()) {
-            Some(lane) => lane.push(sequence),
-            None => {
+            Some(lane) if !lane.is_parked() => lane.push(sequence),
+            _ => {
                 sequence.fail(Failure::NotLoaded);
                 sequence.flush(Instant::now());
             }
@@ -246,6 +253,9 @@ impl Worker {
         for (_, reply) in self.leaving.drain(..) {
             reply.send(()).ok();
         }
+        for (_, reply) in self.parking.drain(..) {
+            reply.send(Err(ModelError(failure.to_string()))).ok();
+        }
         for (_, mut part) in self.parts.drain() {
             if lost.may_drop {
                 drop_model(part);
@@ -264,6 +274,12 @@ impl Worker {
                 Control::Unload(_, reply) => {
                     reply.send(()).ok();
                 }
+                Control::Park(_, reply) => {
+                    reply.send(Err(ModelError(failure.to_string()))).ok();
+                }
+                Control::Wake(_, reply) => {
+                    reply.send(Err(ModelError(failure.to_string()))).ok();
+                }
                 Control::Generate(mut sequence) => {
                     sequence.fail(failure.clone());
                     sequence.flush(Instant::now());
@@ -281,7 +297,35 @@ impl Worker {
         }
     }
 
+    /// Moves a model's weights.
+    fn shift<T>(
+        &mut self,
+        key: ModelKey,
+        shift: impl FnOnce(&mut Lane) -> Result<T, ModelError>,
+    ) -> Result<T, ModelError> {
+        let lane = self.lanes.get_mut(&key).ok_or_else(|| ModelError("it is not loaded".to_owned()))?;
+        let shifted = catch_unwind(AssertUnwindSafe(|| shift(lane)));
+        let outcome = shifted.unwrap_or_else(|panic| Err(ModelError(panic_text(&*panic))));
+        if outcome.is_err() {
+            self.lost = ask_whether_lost(self.backend.as_mut());
+        }
+        self.measure();
+        outcome
+    }
+
+    fn finish_parking(&mut self) {
+        for (key, reply) in std::mem::take(&mut self.parking) {
+            if self.lanes.get(&key).is_some_and(|lane| !lane.is_idle()) {
+                self.parking.push((key, reply));
+                continue;
+            }
+            let parked = self.shift(key, Lane::park);
+            reply.send(parked).ok();
+        }
+    }
+
     fn finish_unloads(&mut self) {
+        self.finish_parking();
         for (key, reply) in std::mem::take(&mut self.leaving) {
             match self.lanes.remove(&key) {
                 Some(busy) if !busy.is_idle() => {

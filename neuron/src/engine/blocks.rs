@@ -197,6 +197,13 @@ impl Blocks {
         }
     }
 
+    /// Forgets all that blocks hold; nobody may use any.
+    pub(crate) fn forget_all(&mut self) {
+        while let Some(block) = self.evict() {
+            self.free.push(block);
+        }
+    }
+
     /// What has changed of the marks since it was last asked.
     pub(crate) fn changed_marks(&mut self) -> Changed {
         self.marks.changed()

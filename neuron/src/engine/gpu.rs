@@ -7,18 +7,20 @@
 mod experts;
 mod layer;
 mod load;
+mod park;
 mod plan;
 mod step;
 
 use std::{collections::HashMap, time::Instant};
 
-use neuron_cuda::{Buffer, Device, Error, ErrorKind, HostBuffer, Matrix, Recording, ops::Kv};
+use neuron_cuda::{Buffer, Device, Error, ErrorKind, HostBuffer, Matrix, Recording, Shelf, Shelved, ops::Kv};
 
 use super::{
     Backend, Batch, Blueprint, Communicator, CpuBackend, Limits, Logits, Lost, Model, ModelError, Room,
     Shape, Shard, Weights,
 };
 use layer::Layer;
+use plan::Sizes;
 pub(super) use plan::estimate;
 pub(crate) use plan::refusal;
 use step::{FIXED, Inputs, Step, Work};
@@ -35,6 +37,8 @@ pub struct GpuBackend {
     device: Device,
     /// Encoders and candle's models are computed by the host, and packing shares its threads.
     host: CpuBackend,
+    /// Where parked weights lie.
+    shelf: Shelf,
 }
 
 struct GpuDecoder {
@@ -63,12 +67,17 @@ struct GpuDecoder {
     drawn: Vec<Option<u32>>,
     sequences: usize,
     others: Option<Box<dyn Communicator>>,
+    sizes: Sizes,
+    shelf: Shelf,
+    parked: Option<Shelved>,
 }
 
 impl GpuBackend {
     /// `host`: how many threads pack weights, how keys and values are held, and how many sequences run at once.
-    pub fn new(device: Device, host: CpuBackend) -> Self {
-        Self { device, host }
+    /// `park_bytes`: pinned memory of the host that weights may be parked in, at most.
+    pub fn new(device: Device, host: CpuBackend, park_bytes: u64) -> Self {
+        let shelf = Shelf::new(&device, park_bytes);
+        Self { device, host, shelf }
     }
 
     fn decoder(
@@ -78,7 +87,7 @@ impl GpuBackend {
         room: Room,
         others: Option<Box<dyn Communicator>>,
     ) -> Result<Box<dyn Model>, ModelError> {
-        let decoder = GpuDecoder::load(&self.device, self.host, weights, shape, room, others)?;
+        let decoder = GpuDecoder::load(self, weights, shape, room, others)?;
         Ok(Box::new(decoder))
     }
 }
@@ -140,6 +149,9 @@ impl Model for GpuDecoder {
     }
 
     fn forward(&mut self, batch: &Batch<'_>) -> Result<Logits<'_>, ModelError> {
+        if self.parked.is_some() {
+            return Err(ModelError("the model is parked".to_owned()));
+        }
         let step = self.begin(batch)?;
         self.run(&step)?;
         self.read(&step, batch)
@@ -164,9 +176,21 @@ impl Model for GpuDecoder {
     }
 
     fn weights_bytes(&self) -> u64 {
-        let layers = self.layers.iter().flat_map(Layer::matrices);
-        let all = layers.chain([&self.embeddings]).chain(&self.output);
-        all.map(|matrix| matrix.bytes() as u64).sum()
+        match &self.parked {
+            Some(parked) => parked.len() as u64,
+            None => self.all_matrices().into_iter().map(|matrix| matrix.bytes() as u64).sum(),
+        }
+    }
+
+    fn park(&mut self) -> Result<bool, ModelError> {
+        match self.others {
+            Some(_) => Err(ModelError("a model in parts is not parked".to_owned())),
+            None => self.park_now(),
+        }
+    }
+
+    fn wake(&mut self) -> Result<(), ModelError> {
+        self.wake_now()
     }
 }
 

@@ -32,6 +32,8 @@ pub(crate) struct Lane {
     scratch: Scratch,
     /// What went wrong in the last step, and who was in it.
     failed: Option<(ModelError, Vec<usize>)>,
+    /// Its weights are elsewhere: nothing is computed.
+    parked: bool,
 }
 
 /// What a step was.
@@ -70,6 +72,7 @@ impl Lane {
             pace: Pace::default(),
             scratch: Scratch::default(),
             failed: None,
+            parked: false,
         }
     }
 
@@ -105,6 +108,29 @@ impl Lane {
         }
         self.leave(Instant::now());
         Stepped::Worked
+    }
+
+    /// See [`Model::park`]. Only where it is idle.
+    pub(crate) fn park(&mut self) -> Result<bool, ModelError> {
+        if !self.model.park()? {
+            return Ok(false);
+        }
+        self.parked = true;
+        self.blocks.forget_all();
+        self.stats.record_blocks(self.blocks.filled(), self.blocks.available(), self.blocks.total());
+        self.publish_marks();
+        Ok(true)
+    }
+
+    /// See [`Model::wake`].
+    pub(crate) fn wake(&mut self) -> Result<(), ModelError> {
+        self.model.wake()?;
+        self.parked = false;
+        Ok(())
+    }
+
+    pub(crate) fn is_parked(&self) -> bool {
+        self.parked
     }
 
     /// See [`Model::abandon`].

@@ -30,6 +30,17 @@ pub trait Model {
         None
     }
 
+    /// Takes the weights to the host's memory and gives the device's back; what the cache holds is lost. Called when no
+    /// sequence is left. An error leaves it as it was, as does `Ok(false)`: there is no room for them now.
+    fn park(&mut self) -> Result<bool, ModelError> {
+        Err(ModelError("such a model cannot be parked".to_owned()))
+    }
+
+    /// After [`Self::park`]: takes the device's memory again, and the weights to it. An error leaves it parked.
+    fn wake(&mut self) -> Result<(), ModelError> {
+        Err(ModelError("such a model is never parked".to_owned()))
+    }
+
     /// Gives back what only a running sequence needs; called when none is left.
     fn rest(&mut self) {}
 }

@@ -52,7 +52,7 @@ impl Registry {
 
     /// What was on a device that was lost is no more: whoever wants it loads it.
     fn forget_lost(&self, device: usize) {
-        let is_lost = |state: &State| matches!(state, State::Ready(ready) if ready.devices.contains(&device) && ready.stats.fault().is_some());
+        let is_lost = |state: &State| matches!(state, State::Ready(ready) | State::Parked(ready) if ready.devices.contains(&device) && ready.stats.fault().is_some());
         self.entries().retain(|_, entry| !is_lost(&entry.state()));
     }
 

@@ -33,6 +33,8 @@ pub(crate) enum State {
     Ready(Arc<Ready>),
     /// Its last requests finish; new ones are refused.
     Unloading(Arc<Ready>),
+    /// Its weights wait in the host's memory.
+    Parked(Arc<Ready>),
     Failed(LoadFailure),
     Gone,
 }
@@ -125,12 +127,12 @@ impl Entry {
         self.state.send_replace(state);
     }
 
-    /// From ready to unloading, where the request's conditions hold; `Ok(false)`: it is not ready, so another has
+    /// From ready, or parked, to unloading, where the request's conditions hold; `Ok(false)`: it is not ready, so another has
     /// done it. A request that comes after finds it unloading, one that came before is counted.
     pub(super) fn start_unloading(&self, request: &UnloadRequest) -> Result<bool, StillNeeded> {
         let mut refused = None;
         let begun = self.state.send_if_modified(|state| {
-            let State::Ready(ready) = state else { return false };
+            let (State::Ready(ready) | State::Parked(ready)) = state else { return false };
             refused = ready.still_needed(request);
             if refused.is_some() {
                 return false;
@@ -139,6 +141,17 @@ impl Entry {
             true
         });
         refused.map_or(Ok(begun), Err)
+    }
+
+    /// From parked to loading; `false`: it is not parked any more.
+    pub(super) fn start_waking(&self) -> bool {
+        self.state.send_if_modified(|state| {
+            let parked = matches!(state, State::Parked(_));
+            if parked {
+                *state = State::Loading;
+            }
+            parked
+        })
     }
 
     /// The state once it is neither loading nor unloading.

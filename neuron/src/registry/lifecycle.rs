@@ -27,7 +27,7 @@ impl Registry {
     pub(crate) async fn load(self: &Arc<Self>, request: LoadRequest) -> Result<bool, LoadFailure> {
         check_request(&request)?;
         let canonical = self.canonical(&request.model_id)?;
-        let is_there = matches!(self.find(&request.model_id), Some((_, entry)) if matches!(entry.state(), State::Ready(_)));
+        let is_there = matches!(self.find(&request.model_id), Some((_, entry)) if matches!(entry.state(), State::Ready(_) | State::Parked(_)));
         self.check_shards(&request, is_there).await?;
         loop {
             let entry = self.entry_or_load(&canonical, &request);
@@ -39,6 +39,9 @@ impl Registry {
                     return check_quant(&ready, request.quant.as_deref()).map(|()| true);
                 }
                 State::Failed(failure) => return Err(failure),
+                State::Parked(_) => {
+                    self.wake(&request.model_id).await?;
+                }
                 // Broken or gone: out of the way, then anew.
                 State::Ready(_) => self.forget(&canonical, &entry),
                 State::Loading | State::Unloading(_) | State::Gone => {}
@@ -187,7 +190,9 @@ impl Registry {
     pub(crate) async fn unload(self: &Arc<Self>, request: &UnloadRequest) -> Result<bool, UnloadFailure> {
         let Some((canonical, entry)) = self.find(&request.model_id) else { return Ok(false) };
         let ready = loop {
-            let State::Ready(ready) = entry.settled().await else { return Ok(false) };
+            let (State::Ready(ready) | State::Parked(ready)) = entry.settled().await else {
+                return Ok(false);
+            };
             if entry.start_unloading(request)? {
                 self.changed.send_replace(());
                 break ready;

@@ -40,7 +40,7 @@ fn load(name: &str, kv: KvFormat, in_situ: Option<Target>) -> (Box<dyn Model>, A
     let plan = Blueprint::from_safetensors(&files).unwrap();
     let faults = Arc::new(Faults::default());
     let device = device(1 << 30, &faults);
-    let mut backend = GpuBackend::new(device, CpuBackend { kv, ..HOST });
+    let mut backend = GpuBackend::new(device, CpuBackend { kv, ..HOST }, 0);
     let weights = Weights::safetensors(files).quantised(in_situ);
     (backend.load(&weights, &plan, Room { context: 64, cached: 256 }).unwrap(), faults)
 }
@@ -103,7 +103,7 @@ fn it_computes_what_the_cpu_computes() {
         let path = hub.path().join("models--test--m/snapshots/one/m.F32.gguf");
         let checked = neuron::preflight::check("test/m", &path, None, 0).unwrap();
         let room = Room { context: 256, cached: 1024 };
-        let mut on_gpu = GpuBackend::new(device(1 << 30, &Arc::default()), HOST);
+        let mut on_gpu = GpuBackend::new(device(1 << 30, &Arc::default()), HOST, 0);
         let mut host = HOST;
         let mut gpu = Runner::new(on_gpu.load(&checked.weights, &checked.plan, room).unwrap());
         let mut cpu = Runner::new(host.load(&checked.weights, &checked.plan, room).unwrap());
@@ -158,7 +158,7 @@ fn tokens_are_drawn_where_the_logits_are() {
     let path = hub.path().join("models--test--m/snapshots/one/m.F32.gguf");
     let checked = neuron::preflight::check("test/m", &path, None, 0).unwrap();
     let load = || {
-        let mut backend = GpuBackend::new(device(1 << 30, &Arc::default()), HOST);
+        let mut backend = GpuBackend::new(device(1 << 30, &Arc::default()), HOST, 0);
         backend.load(&checked.weights, &checked.plan, Room { context: 256, cached: 1024 }).unwrap()
     };
     let (mut model, mut plain) = (load(), load());
@@ -229,7 +229,7 @@ fn a_real_model_says_the_same() {
     let checked = neuron::preflight::check(support::MODEL, &path, None, 0).unwrap();
     let room = Room { context: 256, cached: 256 };
     let host = CpuBackend { threads: 2, kv: KvFormat::F16, sequences: 4 };
-    let mut on_gpu = GpuBackend::new(device(2 << 30, &Arc::default()), host);
+    let mut on_gpu = GpuBackend::new(device(2 << 30, &Arc::default()), host, 0);
     let mut gpu = Runner::new(on_gpu.load(&checked.weights, &checked.plan, room).unwrap());
     let mut on_cpu = host;
     let mut cpu = Runner::new(on_cpu.load(&checked.weights, &checked.plan, room).unwrap());
@@ -262,7 +262,7 @@ fn a_model_in_parts_is_the_whole_model() {
     let shape = whole.sharded(2).unwrap();
     let reference = reference("qwen3_moe");
     let run = |rank: usize, communicator: Box<dyn Communicator>| {
-        let mut backend = GpuBackend::new(device(1 << 30, &Arc::default()), HOST);
+        let mut backend = GpuBackend::new(device(1 << 30, &Arc::default()), HOST, 0);
         let plan = Blueprint::Decoder(shape.clone());
         let (room, shard) = (Room { context: 64, cached: 256 }, Shard { rank, size: 2, communicator });
         let weights = Weights::safetensors(Arc::clone(&files));
@@ -297,7 +297,7 @@ async fn daemon(bytes: u64, hub: &std::path::Path, more: &str) -> (Server, Clien
             // After it was lost it is another one.
             faults.lost.store(false, SeqCst);
             let device = Device::emulated_with(bytes, Arc::clone(&faults));
-            Ok(Box::new(GpuBackend::new(device, host)) as Box<dyn Backend>)
+            Ok(Box::new(GpuBackend::new(device, host, PARK)) as Box<dyn Backend>)
         })
     };
     let server = Server::start_with(config, &make).await.unwrap();
@@ -423,6 +423,133 @@ async fn a_gpu_that_is_lost_comes_back_empty() {
         };
         tokio::time::timeout(Duration::from_secs(30), up).await.unwrap();
         assert_eq!(free_mb(&client).await, 4096);
+    }
+    server.stop().await;
+}
+
+/// Pinned memory for parked models: one piece, so one of the small ones.
+const PARK: u64 = 64 << 20;
+
+async fn post(client: &Client, path: &str, model: &str) -> (u16, Value) {
+    let reply = client.post(path, json!({ "model_id": model })).await;
+    (reply.status.as_u16(), reply.json())
+}
+
+async fn status_of(client: &Client, model: &str) -> Option<String> {
+    let models = client.json("/models").await;
+    let found = models.as_array().unwrap().iter().find(|info| info["id"] == model)?;
+    Some(found["status"].as_str().unwrap().to_owned())
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_parked_model_takes_no_memory_of_the_gpu_and_is_back_as_it_was() {
+    let hub = tempfile::tempdir().unwrap();
+    for name in ["qwen3", "gemma3", "falcon"] {
+        references::install(hub.path(), name);
+    }
+    let (server, client, faults) = daemon(4 << 30, hub.path(), "max_sequences = 4\n").await;
+    let features = client.json("/discovery").await["features"].clone();
+    assert!(features.as_array().unwrap().contains(&json!("park")), "{features}");
+    for model in ["test/qwen3", "test/gemma3", "test/falcon"] {
+        assert_eq!(post(&client, "/models/load", model).await.0, 200);
+    }
+    let loaded = free_mb(&client).await;
+    let said = client.post("/v1/chat/completions", ask("test/qwen3", false)).await.json();
+    let said = said["choices"][0]["message"]["content"].clone();
+
+    // Twice is as good as once.
+    for _ in 0..2 {
+        assert_eq!(post(&client, "/models/park", "test/qwen3").await, (200, json!({ "status": "parked" })));
+    }
+    assert_eq!(status_of(&client, "test/qwen3").await.as_deref(), Some("parked"));
+    assert!(free_mb(&client).await > loaded, "its memory is free");
+    assert_eq!(client.post("/v1/chat/completions", ask("test/qwen3", false)).await.status.as_u16(), 404);
+    assert_eq!(post(&client, "/models/wake", "test/qwen3").await, (200, json!({ "status": "loaded" })));
+    assert_eq!(free_mb(&client).await, loaded);
+    let again = client.post("/v1/chat/completions", ask("test/qwen3", false)).await.json();
+    assert_eq!(again["choices"][0]["message"]["content"], said, "{again}");
+    // What the cache held is gone with its memory.
+    assert_eq!(again["usage"]["prompt_tokens_details"]["cached_tokens"], 0, "{again}");
+
+    // A load of a parked one wakes it; conditions are those of an unload.
+    post(&client, "/models/park", "test/qwen3").await;
+    assert_eq!(post(&client, "/models/load", "test/qwen3").await.0, 200);
+    assert_eq!(status_of(&client, "test/qwen3").await.as_deref(), Some("loaded"));
+    let unmet = json!({ "model_id": "test/qwen3", "mode": "if_idle", "min_idle_ms": 600_000 });
+    assert_eq!(client.post("/models/park", unmet).await.status.as_u16(), 409);
+
+    // There is room for one: the other goes.
+    post(&client, "/models/park", "test/qwen3").await;
+    assert_eq!(post(&client, "/models/park", "test/gemma3").await.0, 200);
+    assert_eq!(status_of(&client, "test/qwen3").await, None);
+    assert_eq!(status_of(&client, "test/gemma3").await.as_deref(), Some("parked"));
+    // What the host computes stays where it is.
+    let (status, error) = post(&client, "/models/park", "test/falcon").await;
+    assert!(status >= 400 && error.to_string().contains("cannot be parked"), "{status} {error}");
+    assert_eq!(status_of(&client, "test/falcon").await.as_deref(), Some("loaded"));
+    assert_eq!(client.post("/v1/chat/completions", ask("test/falcon", false)).await.status.as_u16(), 200);
+
+    assert_eq!(post(&client, "/models/unload", "test/gemma3").await.0, 200);
+    for path in ["/models/park", "/models/wake", "/models/unload"] {
+        assert_eq!(post(&client, path, "test/gemma3").await.0, 404, "{path}");
+    }
+
+    // With its device goes what is parked for it.
+    assert_eq!(post(&client, "/models/load", "test/qwen3").await.0, 200);
+    assert_eq!(post(&client, "/models/load", "test/gemma3").await.0, 200);
+    assert_eq!(post(&client, "/models/park", "test/gemma3").await.0, 200);
+    faults.lost.store(true, SeqCst);
+    assert_eq!(client.post("/v1/chat/completions", ask("test/qwen3", false)).await.status.as_u16(), 503);
+    let gone = async {
+        while status_of(&client, "test/gemma3").await.is_some() || free_mb(&client).await != 4096 {
+            tokio::time::sleep(Duration::from_millis(20)).await;
+        }
+    };
+    tokio::time::timeout(Duration::from_secs(30), gone).await.unwrap();
+    server.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_model_that_finds_no_room_stays_parked() {
+    let hub = tempfile::tempdir().unwrap();
+    references::install(hub.path(), "qwen3");
+    references::install(hub.path(), "gemma3");
+    // Room for one of them and the margin, and not for both: windows as short as they are, nothing can be cut.
+    let more = "max_sequences = 4\nmax_context = 64\nkv_cache_mb = 1\n";
+    let (server, client, _) = daemon(4 << 30, hub.path(), more).await;
+    let report = client.post("/models/preflight", json!({ "model_id": "test/qwen3" })).await.json();
+    server.stop().await;
+    let required = report["required_mb"].as_u64().unwrap();
+    let (server, client, _) = daemon((required + 2) << 20, hub.path(), more).await;
+    assert_eq!(post(&client, "/models/load", "test/qwen3").await.0, 200);
+    assert_eq!(post(&client, "/models/park", "test/qwen3").await.0, 200);
+    assert_eq!(post(&client, "/models/load", "test/gemma3").await.0, 200);
+    let (status, error) = post(&client, "/models/wake", "test/qwen3").await;
+    assert_eq!((status, &error["error"]["kind"]), (507, &json!("insufficient_vram")), "{error}");
+    assert_eq!(status_of(&client, "test/qwen3").await.as_deref(), Some("parked"));
+    assert_eq!(post(&client, "/models/unload", "test/gemma3").await.0, 200);
+    assert_eq!(post(&client, "/models/wake", "test/qwen3").await.0, 200);
+    assert_eq!(client.post("/v1/chat/completions", ask("test/qwen3", false)).await.status.as_u16(), 200);
+    server.stop().await;
+}
+
+/// Nothing is left of any, however often they come and go.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn all_memory_is_back_after_every_unload() {
+    let hub = tempfile::tempdir().unwrap();
+    references::install(hub.path(), "qwen3");
+    let (server, client, _) = daemon(4 << 30, hub.path(), "max_sequences = 4\n").await;
+    for round in 0..40 {
+        assert_eq!(post(&client, "/models/load", "test/qwen3").await.0, 200);
+        if round % 8 == 0 {
+            let said = client.post("/v1/chat/completions", ask("test/qwen3", false)).await;
+            assert_eq!(said.status.as_u16(), 200);
+        }
+        if round % 3 == 0 {
+            assert_eq!(post(&client, "/models/park", "test/qwen3").await.0, 200);
+        }
+        assert_eq!(post(&client, "/models/unload", "test/qwen3").await.0, 200);
+        assert_eq!(free_mb(&client).await, 4096, "round {round}");
     }
     server.stop().await;
 }

@@ -9,4 +9,5 @@ mod discovery;
 mod layers;
 mod products;
 mod sampling;
+mod shelf;
 mod support;

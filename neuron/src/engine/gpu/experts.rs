@@ -24,6 +24,10 @@ impl Experts {
         [&self.router, &self.gate_up, &self.down]
     }
 
+    pub(super) fn matrices_mut(&mut self) -> [&mut Matrix; 3] {
+        [&mut self.router, &mut self.gate_up, &mut self.down]
+    }
+
     /// The forms that its input is wanted in.
     pub(super) fn acts(&self, tokens: usize) -> Vec<Act> {
         let mut acts = vec![self.router.format().act(tokens)];

@@ -85,6 +85,17 @@ impl Layer {
     }
 }
 
+impl Layer {
+    pub(super) fn matrices_mut(&mut self) -> Vec<&mut Matrix> {
+        let mut all: Vec<&mut Matrix> = self.qkv.parts.iter_mut().chain([&mut self.attention_out]).collect();
+        match &mut self.feed_forward {
+            FeedForward::Dense { gate_up, down } => all.extend(gate_up.parts.iter_mut().chain([down])),
+            FeedForward::Experts(experts) => all.extend(experts.matrices_mut()),
+        }
+        all
+    }
+}
+
 /// What a layer before has left to be added to the residual stream.
 pub(super) struct Pending<'a> {
     pub(super) post: Option<&'a Buffer>,

@@ -6,14 +6,14 @@ use neuron_cuda::{Buffer, Device, Format, Matrix, ops};
 use neuron_kernels::{Order, Pool, Stored, quant::Planes};
 
 use super::{
-    BLOCK, GpuDecoder, LOGIT_ROWS,
+    BLOCK, GpuBackend, GpuDecoder, LOGIT_ROWS,
     experts::Experts,
     layer::{FeedForward, Layer, Linear, kv_of},
     plan::{Formats, Sizes},
     step::{Inputs, Work},
 };
 use crate::engine::{
-    Communicator, CpuBackend, MAX_SEQUENCES, ModelError, Room, Shape, Weights,
+    Communicator, MAX_SEQUENCES, ModelError, Room, Shape, Weights,
     decoder::frequencies,
     shape::Scaling,
     weights::{Files, StoredTensor},
@@ -49,13 +49,13 @@ impl Stored for Piece<'_> {
 
 impl GpuDecoder {
     pub(super) fn load(
-        device: &Device,
-        host: CpuBackend,
+        backend: &GpuBackend,
         weights: &Weights,
         shape: &Shape,
         room: Room,
         others: Option<Box<dyn Communicator>>,
     ) -> Result<Self, ModelError> {
+        let GpuBackend { device, host, shelf } = backend;
         if let Some(refusal) = super::refusal(weights, shape) {
             return Err(ModelError(refusal));
         }
@@ -96,12 +96,15 @@ impl GpuDecoder {
             shape: shape.clone(),
             sequences,
             others,
+            sizes,
+            shelf: shelf.clone(),
+            parked: None,
         })
     }
 }
 
 impl Work {
-    fn new(device: &Device, sizes: &Sizes) -> Result<Self, ModelError> {
+    pub(super) fn new(device: &Device, sizes: &Sizes) -> Result<Self, ModelError> {
         let alloc = |bytes: usize| device.alloc(bytes);
         let [a, b, c, d] = sizes.inputs;
         Ok(Self {

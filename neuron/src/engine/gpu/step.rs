@@ -56,19 +56,24 @@ impl Inputs {
         let count = FIXED + entries;
         let all = device.alloc(count * 4)?;
         all.zero()?;
-        let of = |n: usize| all.part(n * MAX_TOKENS * 4, MAX_TOKENS * 4);
-        Ok(Self {
+        Ok(Self::of_parts(&all, vec![0; count], |from, words| all.part(from * 4, words * 4)))
+    }
+
+    /// `part(from, words)` of all.
+    pub(super) fn of_parts(all: &Buffer, staged: Vec<i32>, part: impl Fn(usize, usize) -> Buffer) -> Self {
+        let of = |n: usize| part(n * MAX_TOKENS, MAX_TOKENS);
+        Self {
             tokens: of(0),
             positions: of(1),
             slots: of(2),
             starts: of(3),
             rows: of(4),
             wanted: of(5),
-            tiles: all.part(6 * MAX_TOKENS * 4, 2 * TILES * 4),
-            tables: all.part(FIXED * 4, entries * 4),
-            staged: vec![0; count],
-            all,
-        })
+            tiles: part(6 * MAX_TOKENS, 2 * TILES),
+            tables: part(FIXED, staged.len().saturating_sub(FIXED)),
+            all: all.clone(),
+            staged,
+        }
     }
 
     fn part(&mut self, n: usize) -> &mut [i32] {
