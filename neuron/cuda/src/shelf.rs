@@ -61,8 +61,10 @@ impl Shelf {
             return Ok(piece);
         }
         if inner.made == inner.most {
-            let text =
-                format!("there is no room for more than {} MiB of parked weights", inner.most * (PIECE >> 20));
+            let text = format!(
+                "there is no room for more than {} MiB of parked weights",
+                inner.most * (PIECE >> 20)
+            );
             return Err(Error::new(ErrorKind::Memory, text));
         }
         let piece = inner.device.alloc_host(PIECE)?;

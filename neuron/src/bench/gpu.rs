@@ -30,6 +30,8 @@ struct Figures {
     device: String,
     /// Read and written, GB/s.
     copy_gb_s: f64,
+    /// From pinned memory of the host, GB/s.
+    host_to_device_gb_s: f64,
     /// bfloat16, sums in 32 bits, 4096 x 8192 x 8192.
     matmul_tflops: f64,
     models: Vec<Model8>,
@@ -50,6 +52,11 @@ struct Model8 {
     prefill_of_matmul: f64,
     /// Seconds to the first token of 8192.
     first_token_8192: f64,
+    /// Seconds to park its weights the second time, when the host's memory is pinned already.
+    park_seconds: f64,
+    /// Waking it, memory taken anew included: GB/s, and as a part of what the card takes from the host.
+    wake_gb_s: f64,
+    wake_of_rate: f64,
     /// Between the end of a step's work on the device and the begin of the next one's: microseconds.
     gap_us: f64,
 }
@@ -93,11 +100,11 @@ pub fn run(args: &GpuArgs) -> anyhow::Result<()> {
 
 fn print(figures: &Figures) {
     println!(
-        "{}: copies {:.0} GB/s, multiplies {:.0} TFLOP/s",
-        figures.device, figures.copy_gb_s, figures.matmul_tflops
+        "{}: copies {:.0} GB/s, takes {:.0} GB/s from the host, multiplies {:.0} TFLOP/s",
+        figures.device, figures.copy_gb_s, figures.host_to_device_gb_s, figures.matmul_tflops
     );
     println!(
-        "{:<8} {:>6} {:>7} {:>10} {:>6} {:>11} {:>12} {:>6} {:>12} {:>7}",
+        "{:<8} {:>6} {:>7} {:>10} {:>6} {:>11} {:>12} {:>6} {:>12} {:>9} {:>7}",
         "weights",
         "GB",
         "load s",
@@ -107,11 +114,12 @@ fn print(figures: &Figures) {
         "prefill 2k",
         "of",
         "first of 8k",
+        "wake GB/s",
         "gap us"
     );
     for m in &figures.models {
         println!(
-            "{:<8} {:>6.1} {:>7.1} {:>10.1} {:>6.2} {:>11.0} {:>12.0} {:>6.2} {:>10.2} s {:>7.0}",
+            "{:<8} {:>6.1} {:>7.1} {:>10.1} {:>6.2} {:>11.0} {:>12.0} {:>6.2} {:>10.2} s {:>9.1} {:>7.0}",
             m.weights,
             m.weights_gb,
             m.load_seconds,
@@ -121,6 +129,7 @@ fn print(figures: &Figures) {
             m.prefill_2048,
             m.prefill_of_matmul,
             m.first_token_8192,
+            m.wake_gb_s,
             m.gap_us
         );
     }
@@ -137,6 +146,7 @@ struct Work {
     streams: usize,
     prefill: usize,
     long: usize,
+    park_bytes: u64,
 }
 
 impl Work {
@@ -150,14 +160,22 @@ impl Work {
             streams: 64,
             prefill: 2048,
             long: 8192,
+            park_bytes: 24 << 30,
         }
     }
 }
 
 fn measure(device: &Device, name: &str, shape: &Shape, work: &Work) -> anyhow::Result<Figures> {
     let copy_gb_s = copies(device, work)?;
+    let host_to_device_gb_s = from_host(device, work)?;
     let matmul_tflops = products(device, work)?;
-    let mut figures = Figures { device: name.to_owned(), copy_gb_s, matmul_tflops, models: Vec::new() };
+    let mut figures = Figures {
+        device: name.to_owned(),
+        copy_gb_s,
+        host_to_device_gb_s,
+        matmul_tflops,
+        models: Vec::new(),
+    };
     let folder = std::env::temp_dir().join(format!("neuron-bench-gpu-{}", std::process::id()));
     std::fs::create_dir_all(&folder)?;
     let measured = [("bf16", as_bf16 as fn(&str) -> Kind), ("q4_k_m", as_q4_k_m)].into_iter().try_for_each(
@@ -212,6 +230,13 @@ fn copies(device: &Device, work: &Work) -> anyhow::Result<f64> {
     let out = ops::Acts::floats(&to, [rows, 4096]);
     let took = seconds(device, || Ok((0..10).try_for_each(|_| ops::convert(device, &from, &out))?))?;
     Ok(20.0 * bytes as f64 / took / 1e9)
+}
+
+fn from_host(device: &Device, work: &Work) -> anyhow::Result<f64> {
+    let bytes = work.copied_mb << 20;
+    let (mut from, to) = (device.alloc_host(bytes)?, device.alloc(bytes)?);
+    let took = seconds(device, || Ok(to.write(0, from.slice::<u8>())?))?;
+    Ok(bytes as f64 / took / 1e9)
 }
 
 fn products(device: &Device, work: &Work) -> anyhow::Result<f64> {
@@ -315,7 +340,7 @@ fn one(
     let weights = noise(folder, shape, kind)?;
     let threads = std::thread::available_parallelism().map_or(1, std::num::NonZero::get);
     let host = CpuBackend { threads, kv: KvFormat::F16, sequences: work.streams };
-    let mut backend = GpuBackend::new(device.clone(), host, 0);
+    let mut backend = GpuBackend::new(device.clone(), host, work.park_bytes);
     let each = work.before + 2 * work.steps + 16;
     let cached = (work.streams * each).max(work.long + 64) as u64;
     let room = Room { context: (work.long + 64) as u64, cached };
@@ -347,6 +372,16 @@ fn one(
     let step_64 = seconds(device, || of_steps(model, &many))? / work.steps as f64;
 
     let weights_gb = model.weights_bytes() as f64 / 1e9;
+    let (mut park_seconds, mut wake_seconds) = (0.0, 0.0);
+    for _ in 0..2 {
+        let started = Instant::now();
+        anyhow::ensure!(model.park()?, "there is no room to park it in");
+        park_seconds = started.elapsed().as_secs_f64();
+        let started = Instant::now();
+        model.wake()?;
+        wake_seconds = started.elapsed().as_secs_f64();
+    }
+    let wake_gb_s = weights_gb / wake_seconds;
     // A row of the embeddings is read, not all of them.
     let embeddings = kind("token_embd.weight").format().bytes(shape.vocab, shape.hidden) as f64 / 1e9;
     let tensors = shape.tensors();
@@ -363,6 +398,9 @@ fn one(
         prefill_2048,
         prefill_of_matmul: prefill_flops / 1e12 / so_far.matmul_tflops,
         first_token_8192,
+        park_seconds,
+        wake_gb_s,
+        wake_of_rate: wake_gb_s / so_far.host_to_device_gb_s,
         gap_us,
     })
 }
@@ -393,6 +431,7 @@ mod tests {
             streams: 2,
             prefill: 17,
             long: 18,
+            park_bytes: 1 << 30,
         };
         let figures = measure(&device, "emulated", &shape, &work).unwrap();
         print(&figures);
