@@ -7,7 +7,7 @@ use std::{
 };
 
 /// Compute capabilities that a build is for unless `NEURON_CUDA_ARCHITECTURES` says others.
-const ARCHITECTURES: &str = "80,86,89,90,120";
+const ARCHITECTURES: &str = "80,86,89,90,100,120";
 
 fn main() -> io::Result<()> {
     println!("cargo::rerun-if-changed=kernels");

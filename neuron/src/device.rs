@@ -24,6 +24,8 @@ use crate::engine::{Backend, Blueprint, Event, Generation, Lost, Mark, ModelErro
 
 /// Controls that may wait for the thread; one more is refused as if the queue were full.
 const MAX_CONTROLS: usize = 1024;
+/// How long a device may take to look at its memory.
+const MEASURE_PATIENCE: Duration = Duration::from_millis(200);
 /// Tokens that a client may be behind before its sequence pauses; the beginning has a place of its own.
 const TOKEN_BUFFER: usize = 64;
 
@@ -213,9 +215,14 @@ impl DeviceHandle {
     pub(crate) async fn measure(&self) {
         if self.own_memory().is_some() {
             let (reply, done) = oneshot::channel();
-            if self.controls().send(Control::Measure(reply)).await.is_ok() {
-                done.await.ok();
-            }
+            let controls = self.controls();
+            // One that is busy, with a load above all, answers late: what it saw last has to do.
+            let asked = async {
+                if controls.send(Control::Measure(reply)).await.is_ok() {
+                    done.await.ok();
+                }
+            };
+            tokio::time::timeout(MEASURE_PATIENCE, asked).await.ok();
         }
     }
 

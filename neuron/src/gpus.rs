@@ -82,6 +82,28 @@ impl Gpus {
         })
     }
 
+    /// Keeps those that `set_up` succeeds for; of others it is said why they are left out.
+    pub(crate) fn keep(&mut self, mut set_up: impl FnMut(&Gpu) -> Result<(), String>) {
+        let mut failed = Vec::new();
+        self.usable.retain(|gpu| match set_up(gpu) {
+            Ok(()) => true,
+            Err(error) => {
+                tracing::warn!(gpu = gpu.found.name, error, "the GPU is left out");
+                failed.push(format!("{}: {error}", gpu.found.name));
+                false
+            }
+        });
+        if self.usable.is_empty() && !failed.is_empty() {
+            self.reason = Some(failed.join("; "));
+        }
+    }
+
+    /// What a model could have on the emptiest, MiB; `None`: there is none.
+    pub(crate) fn most_free_mb(&self) -> Option<u64> {
+        let free = |(n, gpu): (usize, &Gpu)| self.condition(n).free_mb.unwrap_or(gpu.found.total_mb);
+        self.usable.iter().enumerate().map(free).max()
+    }
+
     /// How one of the usable ones is now.
     pub(crate) fn condition(&self, index: usize) -> Condition {
         let nvml_index = self.usable.get(index).and_then(|gpu| gpu.nvml_index);
@@ -104,6 +126,29 @@ impl Gpu {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_gpu_that_cannot_be_set_up_hides_no_other() {
+        let gpu = |ordinal: usize| Gpu {
+            nvml_index: None,
+            found: Found {
+                ordinal,
+                name: format!("card {ordinal}"),
+                uuid: String::new(),
+                capability: (9, 0),
+                total_mb: 1000 * (ordinal as u64 + 1),
+                unusable: None,
+            },
+        };
+        let mut gpus = Gpus { usable: (0..3).map(gpu).collect(), ..Gpus::default() };
+        assert_eq!(gpus.most_free_mb(), Some(3000));
+        gpus.keep(|gpu| if gpu.found.ordinal == 1 { Err("it is in use".to_owned()) } else { Ok(()) });
+        assert_eq!(gpus.usable.iter().map(|gpu| gpu.found.ordinal).collect::<Vec<_>>(), [0, 2]);
+        assert_eq!(gpus.reason, None);
+        gpus.keep(|_| Err("gone".to_owned()));
+        assert_eq!(gpus.reason.as_deref(), Some("card 0: gone; card 2: gone"));
+        assert_eq!(gpus.most_free_mb(), None);
+    }
 
     #[test]
     fn a_host_without_gpus_is_told_why() {

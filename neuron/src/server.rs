@@ -10,7 +10,7 @@ use tower::ServiceExt;
 
 use crate::{
     api::{self, App},
-    config::{Config, Engine},
+    config::{Config, Devices, Engine},
     device::{DeviceHandle, MakeBackend},
     engine::{Backend, CpuBackend},
     gpus::Gpus,
@@ -81,9 +81,9 @@ impl Server {
         }
     }
 
-    fn new(config: Config, gpus: Gpus, address: SocketAddr, make: Make<'_>) -> std::io::Result<Self> {
+    fn new(config: Config, mut gpus: Gpus, address: SocketAddr, make: Make<'_>) -> std::io::Result<Self> {
         let config = Arc::new(config);
-        let devices = devices(&config.engine, &gpus, make)?;
+        let devices = devices(&config.engine, &mut gpus, make)?;
         let registry = Registry::new(Arc::clone(&config), devices, gpus);
         registry.watch_devices();
         let (stopping, stopped) = watch::channel(false);
@@ -116,23 +116,31 @@ impl Server {
     }
 }
 
-/// A thread for each GPU, or for each part of the CPU where there is none.
-fn devices(engine: &Engine, gpus: &Gpus, make: Make<'_>) -> std::io::Result<Vec<DeviceHandle>> {
+/// A thread for each GPU, or for each part of the CPU where there is none. A GPU that cannot be set up is left out, and said why.
+fn devices(engine: &Engine, gpus: &mut Gpus, make: Make<'_>) -> std::io::Result<Vec<DeviceHandle>> {
     let backend = |threads| CpuBackend { threads, kv: engine.kv_cache, sequences: engine.max_sequences };
-    if gpus.usable.is_empty() {
-        let of_cpu = (0..engine.cpu_devices)
-            .map(|n| DeviceHandle::start(&format!("cpu-dev-{n}"), make(n, backend(engine.threads()))));
-        return of_cpu.collect();
-    }
-    let threads = (engine.all_threads() / gpus.usable.len()).max(1);
-    let park_bytes = (engine.park_mb() << 20) / gpus.usable.len() as u64;
-    let of_gpus = gpus.usable.iter().enumerate().map(|(n, gpu)| {
-        let name = format!("cuda-dev-{n}");
+    let count = gpus.usable.len().max(1);
+    let threads = (engine.all_threads() / count).max(1);
+    let park_bytes = (engine.park_mb() << 20) / count as u64;
+    let mut of_gpus = Vec::new();
+    gpus.keep(|gpu| {
+        let name = format!("cuda-dev-{}", of_gpus.len());
+        let started = DeviceHandle::start(&name, gpu.backend(backend(threads), park_bytes));
         tracing::info!(device = name, gpu = gpu.found.name, memory_mb = gpu.found.total_mb, "a GPU");
-        DeviceHandle::start(&name, gpu.backend(backend(threads), park_bytes))
-            .map_err(|e| std::io::Error::other(format!("{name} ({}): {e}", gpu.found.name)))
+        of_gpus.push(started.map_err(|e| e.to_string())?);
+        Ok(())
     });
-    of_gpus.collect()
+    if !of_gpus.is_empty() {
+        return Ok(of_gpus);
+    }
+    if let (Devices::Cuda, Some(reason)) = (engine.devices, &gpus.reason) {
+        return Err(std::io::Error::other(format!(
+            "engine.devices is \"cuda\", and no GPU can be used: {reason}"
+        )));
+    }
+    let of_cpu = (0..engine.cpu_devices)
+        .map(|n| DeviceHandle::start(&format!("cpu-dev-{n}"), make(n, backend(engine.threads()))));
+    of_cpu.collect()
 }
 
 /// Makes candle compute on `threads` threads; 0: on all cores. It asks the environment, once and for good,

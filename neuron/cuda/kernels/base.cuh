@@ -44,7 +44,9 @@ __device__ inline float narrow<float>(float x) { return x; }
 #ifdef EMULATED
 __device__ inline float wide(f16 x) { return emulated::half_to_float(x.bits); }
 template <>
-__device__ inline f16 narrow<f16>(float x) { return f16{emulated::float_to_half(fminf(fmaxf(x, -65504.f), 65504.f))}; }
+__device__ inline f16 narrow<f16>(float x) {
+    return f16{x != x ? uint16_t(0x7e00) : emulated::float_to_half(fminf(fmaxf(x, -65504.f), 65504.f))};
+}
 template <>
 __device__ inline bf16 narrow<bf16>(float x) {
     uint32_t bits;
@@ -54,10 +56,10 @@ __device__ inline bf16 narrow<bf16>(float x) {
 }
 #else
 __device__ inline float wide(f16 x) { return __half2float(__ushort_as_half(x.bits)); }
-// What is too large is held as the largest: an infinity would become no number in the next product.
+// What is too large is held as the largest: an infinity would become no number in the next product. What is none stays so.
 template <>
 __device__ inline f16 narrow<f16>(float x) {
-    return f16{__half_as_ushort(__float2half_rn(fminf(fmaxf(x, -65504.f), 65504.f)))};
+    return f16{x != x ? uint16_t(0x7e00) : __half_as_ushort(__float2half_rn(fminf(fmaxf(x, -65504.f), 65504.f)))};
 }
 template <>
 __device__ inline bf16 narrow<bf16>(float x) { return bf16{__bfloat16_as_ushort(__float2bfloat16_rn(x))}; }

@@ -90,17 +90,20 @@ __device__ void gemm(const Gemm& p) {
         if (column + STEP < columns) fetch(column + STEP);
         for (int k = 0; k < STEP; k += 16) {
             uint32_t a[DOWN_TILES][4], b[ACROSS_TILES][2];
+#pragma unroll
             for (int m = 0; m < DOWN_TILES; m++)
                 for (int i = 0; i < 4; i++)
                     a[m][i] = *(const uint32_t*)(left + (down + m * 16 + g + i % 2 * 8) * PADDED + k + i / 2 * 8 + 2 * t);
             for (int n = 0; n < ACROSS_TILES; n++)
                 for (int i = 0; i < 2; i++)
                     b[n][i] = *(const uint32_t*)(right + (across + n * 8 + g) * PADDED + k + i * 8 + 2 * t);
+#pragma unroll
             for (int m = 0; m < DOWN_TILES; m++)
                 for (int n = 0; n < ACROSS_TILES; n++) mma<T>(sums[m][n], a[m], b[n]);
         }
         __syncthreads();
     }
+#pragma unroll
     for (int m = 0; m < DOWN_TILES; m++)
         for (int n = 0; n < ACROSS_TILES; n++)
             for (int i = 0; i < 4; i++) {

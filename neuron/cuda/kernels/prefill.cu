@@ -33,6 +33,7 @@ __device__ void prefill(const Prefill& p) {
     const int32_t* table = p.tables + p.starts[first];
 
     uint32_t queries[STEPS][4];
+#pragma unroll
     for (int step = 0; step < STEPS; step++)
         for (int i = 0; i < 4; i++) {
             int own = row + i % 2 * 8, at = step * 16 + i / 2 * 8 + 2 * t;
@@ -58,13 +59,16 @@ __device__ void prefill(const Prefill& p) {
         __syncthreads();
 
         float scores[TILE / 8][4] = {};
+#pragma unroll
         for (int n = 0; n < TILE / 8; n++)
+#pragma unroll
             for (int step = 0; step < STEPS; step++) {
                 const C* key = keys + (n * 8 + g) * STRIDE + step * 16 + 2 * t;
                 uint32_t b[2] = {*(const uint32_t*)key, *(const uint32_t*)(key + 8)};
                 mma<C>(scores[n], queries[step], b);
             }
         float most[2] = {largest[0], largest[1]};
+#pragma unroll
         for (int n = 0; n < TILE / 8; n++)
             for (int i = 0; i < 4; i++) {
                 int query = start + row + i / 2 * 8, key = tile + n * 8 + 2 * t + i % 2;
@@ -81,19 +85,23 @@ __device__ void prefill(const Prefill& p) {
             largest[half] = most[half];
             weights[half] *= shrink[half];
         }
+#pragma unroll
         for (int n = 0; n < TILE / 8; n++)
             for (int i = 0; i < 4; i++) {
                 scores[n][i] = most[i / 2] == -INF ? 0.f : expf(scores[n][i] - most[i / 2]);
                 weights[i / 2] += scores[n][i];
             }
+#pragma unroll
         for (int n = 0; n < DIM / 8; n++)
             for (int i = 0; i < 4; i++) sums[n][i] *= shrink[i / 2];
+#pragma unroll
         for (int step = 0; step < TILE / 16; step++) {
             uint32_t a[4];
             for (int i = 0; i < 4; i++) {
                 const float* of = scores[step * 2 + i / 2];
                 a[i] = pair<C>(of[i % 2 * 2], of[i % 2 * 2 + 1]);
             }
+#pragma unroll
             for (int n = 0; n < DIM / 8; n++) {
                 const C* value = values + (step * 16 + 2 * t) * STRIDE + n * 8 + g;
                 uint32_t b[2];
@@ -107,6 +115,7 @@ __device__ void prefill(const Prefill& p) {
         weights[half] += __shfl_xor_sync(EVERY_LANE, weights[half], 1);
         weights[half] += __shfl_xor_sync(EVERY_LANE, weights[half], 2);
     }
+#pragma unroll
     for (int n = 0; n < DIM / 8; n++)
         for (int i = 0; i < 4; i++) {
             int own = row + i / 2 * 8, at = n * 8 + 2 * t + i % 2;

@@ -1,7 +1,7 @@
 use std::rc::Rc;
 
 use crate::{
-    Buffer, Error, HostBuffer, Memory,
+    Buffer, Error, ErrorKind, HostBuffer, Memory,
     driver::{Driver, Product, Replay},
     gpu::{self, Found, Gpu},
 };
@@ -96,6 +96,10 @@ impl Device {
     ) -> Result<(), Error> {
         if grid.contains(&0) {
             return Ok(());
+        }
+        // What a grid's second and third dimension may be.
+        if grid[1..].iter().any(|n| *n > 65535) {
+            return Err(Error::new(ErrorKind::Failed, format!("{kernel}: a grid of {grid:?} blocks")));
         }
         let grid = grid.map(|n| u32::try_from(n).unwrap_or(u32::MAX));
         // SAFETY: the bytes of a `repr(C)` struct without padding that is not initialised (they are all written with

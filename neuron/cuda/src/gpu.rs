@@ -31,9 +31,10 @@ pub(crate) const COMPILED_FOR: Option<&str> = option_env!("NEURON_CUDA_COMPILED_
 /// What the driver must know: the kernels are made by this version's compiler.
 const OLDEST_CUDA: i32 = 13_000;
 
-/// Errors after which nothing works any more in the context: `cuda.h` says of each that the process must be ended or
-/// the context made anew.
-const STICKY: [u32; 15] = [4, 46, 214, 220, 700, 702, 709, 710, 714, 715, 716, 717, 718, 719, 999];
+/// Errors after which nothing works any more in the context: `cuda.h` says of most that the process must be ended. Whether a
+/// context that is reset works then is tried (see [`Gpu::set_up`]), and believed only once a kernel has run in it.
+const STICKY: [u32; 18] =
+    [4, 46, 214, 220, 226, 700, 702, 709, 710, 714, 715, 716, 717, 718, 719, 721, 810, 999];
 
 pub(crate) struct Gpu {
     device: sys::CUdevice,
@@ -103,24 +104,34 @@ pub(crate) fn list() -> Result<Vec<Found>, Error> {
     let compiled_for = start()?;
     let count =
         result::device::get_count().map_err(|e| unavailable(failed("the GPUs cannot be counted", e).text))?;
-    (0..count)
-        .map(|ordinal| {
-            let device = result::device::get(ordinal).map_err(|e| failed("no such device", e))?;
-            let capability = capability(device)?;
-            // SAFETY: `device` is one of the driver's.
-            let total =
-                unsafe { result::device::total_mem(device) }.map_err(|e| failed("a device's memory", e))?;
-            let uuid = result::device::get_uuid(device).map_err(|e| failed("a device's UUID", e))?;
-            Ok(Found {
-                ordinal: usize::try_from(ordinal).unwrap_or(0),
-                name: result::device::get_name(device).map_err(|e| failed("a device's name", e))?,
-                uuid: uuid_text(&uuid.bytes.map(|byte| byte.to_ne_bytes()[0])),
-                capability,
-                total_mb: total as u64 >> 20,
-                unusable: mismatch(capability, compiled_for),
-            })
+    Ok((0..count).map(|ordinal| found(ordinal, compiled_for)).collect())
+}
+
+/// One that tells nothing of itself cannot be used, and hides no other.
+fn found(ordinal: i32, compiled_for: &str) -> Found {
+    let ask = || -> Result<Found, Error> {
+        let device = result::device::get(ordinal).map_err(|e| failed("no such device", e))?;
+        let capability = capability(device)?;
+        // SAFETY: `device` is one of the driver's.
+        let total = unsafe { result::device::total_mem(device) }.map_err(|e| failed("its memory", e))?;
+        let uuid = result::device::get_uuid(device).map_err(|e| failed("its UUID", e))?;
+        Ok(Found {
+            ordinal: usize::try_from(ordinal).unwrap_or(0),
+            name: result::device::get_name(device).map_err(|e| failed("its name", e))?,
+            uuid: uuid_text(&uuid.bytes.map(|byte| byte.to_ne_bytes()[0])),
+            capability,
+            total_mb: total as u64 >> 20,
+            unusable: mismatch(capability, compiled_for),
         })
-        .collect()
+    };
+    ask().unwrap_or_else(|error| Found {
+        ordinal: usize::try_from(ordinal).unwrap_or(0),
+        name: format!("GPU {ordinal}"),
+        uuid: String::new(),
+        capability: (0, 0),
+        total_mb: 0,
+        unusable: Some(error.text),
+    })
 }
 
 fn uuid_text(bytes: &[u8; 16]) -> String {
@@ -214,7 +225,32 @@ impl Gpu {
         });
         let modules = modules.collect::<Result<Vec<_>, Error>>()?;
         let blas = Blas::new(stream);
-        Ok(Self { device, stream, modules, functions: RefCell::default(), blas, multiprocessors })
+        let gpu = Self { device, stream, modules, functions: RefCell::default(), blas, multiprocessors };
+        gpu.probe()?;
+        Ok(gpu)
+    }
+
+    /// A kernel runs, and what it writes can be read.
+    fn probe(&self) -> Result<(), Error> {
+        let numbers: Vec<u8> = (0..32u8).flat_map(|n| f32::from(n).to_le_bytes()).collect();
+        let (from, to) = (self.alloc(numbers.len())?, self.alloc(numbers.len())?);
+        let mut params = Vec::new();
+        for address in [from, to, 0] {
+            params.extend(address.to_ne_bytes());
+        }
+        params.extend(32u64.to_ne_bytes());
+        let mut read = vec![0; numbers.len()];
+        let ran = self
+            .write(from, &numbers)
+            .and_then(|()| self.launch("convert_f32", [1, 1, 1], 256, &params))
+            .and_then(|()| self.read(to, &mut read));
+        ran?;
+        self.free(from);
+        self.free(to);
+        match read == numbers {
+            true => Ok(()),
+            false => Err(Error::new(ErrorKind::Lost, "the GPU computes wrongly")),
+        }
     }
 
     fn function(&self, kernel: &'static str) -> Result<sys::CUfunction, Error> {
@@ -290,7 +326,7 @@ impl Driver for Gpu {
     }
 
     fn multiply(&self, product: &Product) -> Result<bool, Error> {
-        self.blas.as_ref().map_or(Ok(false), |blas| blas.multiply(product).map(|()| true))
+        self.blas.as_ref().map_or(Ok(false), |blas| blas.multiply(product))
     }
 
     fn begin_recording(&self) -> Result<(), Error> {

@@ -9,8 +9,8 @@ use neuron_kernels::{dense::Float, quant::Source};
 use serde::Serialize;
 
 use crate::engine::{
-    Architecture, Backend, Batch, Blueprint, CpuBackend, GpuBackend, Kind, KvFormat, Model, Noise, Part,
-    Room, Rope, Rows, Scaling, Shape, Weights,
+    Architecture, Backend, Batch, Blueprint, CpuBackend, Draw, GpuBackend, Kind, KvFormat, Model, Noise,
+    Part, Room, Rope, Rows, Scaling, Shape, Weights,
 };
 
 /// What to measure.
@@ -226,8 +226,8 @@ fn copies(device: &Device, work: &Work) -> anyhow::Result<f64> {
     let bytes = work.copied_mb << 20;
     let (from, to) = (device.alloc(bytes)?, device.alloc(bytes)?);
     from.zero()?;
-    let rows = bytes / 4 / 4096;
-    let out = ops::Acts::floats(&to, [rows, 4096]);
+    const WIDTH: usize = 1 << 16;
+    let out = ops::Acts::floats(&to, [bytes / 4 / WIDTH, WIDTH]);
     let took = seconds(device, || Ok((0..10).try_for_each(|_| ops::convert(device, &from, &out))?))?;
     Ok(20.0 * bytes as f64 / took / 1e9)
 }
@@ -322,7 +322,9 @@ impl Streams {
     /// A step of one token of every stream.
     fn step(&self, model: &mut dyn Model, position: usize) -> anyhow::Result<()> {
         let tokens: Vec<u32> = (0..self.blocks.len() as u32).map(|n| n + 17).collect();
-        let part = |blocks| Part { len: 1, position, blocks, rows: Rows::Last };
+        // As the daemon does: tokens leave the device, not logits.
+        let draw = Draw { temperature: 1.0, top_p: 0.95, top_k: 50, min_p: 0.0, unit: 0.5 };
+        let part = |blocks| Part { len: 1, position, blocks, rows: Rows::Drawn(draw) };
         let parts: Vec<Part<'_>> = self.blocks.iter().map(|blocks| part(&blocks[..])).collect();
         model.forward(&Batch { tokens: &tokens, parts: &parts })?;
         Ok(())

@@ -56,8 +56,8 @@ struct GpuDecoder {
     cache: Vec<[Buffer; 2]>,
     inputs: Inputs,
     work: Work,
-    /// Steps of so many sequences with one token each.
-    recordings: HashMap<usize, Recording>,
+    /// Steps of so many sequences with one token each; `None`: it could not be recorded.
+    recordings: HashMap<usize, Option<Recording>>,
     /// Steps of so many that have run as they are: what a recording may not ask for is there after it.
     warm: Vec<usize>,
     /// What logits are read to.
@@ -70,6 +70,8 @@ struct GpuDecoder {
     sizes: Sizes,
     shelf: Shelf,
     parked: Option<Shelved>,
+    /// A buffer without bytes, in the place of what is parked.
+    nothing: Buffer,
 }
 
 impl GpuBackend {
@@ -164,7 +166,7 @@ impl Model for GpuDecoder {
     }
 
     fn replays(&mut self, count: usize) -> Option<Result<f64, ModelError>> {
-        let recording = self.recordings.get(&1)?;
+        let recording = self.recordings.get(&1)?.as_ref()?;
         let run = || -> Result<f64, Error> {
             self.device.synchronize()?;
             let started = Instant::now();
@@ -201,7 +203,10 @@ impl GpuDecoder {
             return self.enqueue(step);
         }
         if let Some(recording) = self.recordings.get(&step.tokens) {
-            return Ok(recording.replay()?);
+            return match recording {
+                Some(recording) => Ok(recording.replay()?),
+                None => self.enqueue(step),
+            };
         }
         if !self.warm.contains(&step.tokens) {
             self.warm.push(step.tokens);
@@ -218,11 +223,12 @@ impl GpuDecoder {
         match recorded {
             Ok(recording) => {
                 recording.replay()?;
-                self.recordings.insert(step.tokens, recording);
+                self.recordings.insert(step.tokens, Some(recording));
                 Ok(())
             }
             Err(error) => {
                 let error = failed.unwrap_or_else(|| error.into());
+                self.recordings.insert(step.tokens, None);
                 tracing::warn!(%error, tokens = step.tokens, "a step could not be recorded, and runs kernel by kernel");
                 self.enqueue(step)
             }

@@ -3,12 +3,19 @@
 use anyhow::bail;
 use neuron_protocol::{LoadFailure, Preflight};
 
-use crate::{config::Config, host, look::look};
+use crate::{config::Config, engine::OnGpu, gpus::Gpus, host, look::look, preflight::CacheLimits};
 
 /// Prints what loading the model would take, or why it cannot be loaded; in the second case it is an error.
 pub async fn preflight(config: &Config, id: &str, quant: Option<&str>, json: bool) -> anyhow::Result<()> {
-    let limits = config.engine.cache_limits();
-    match look(config, id, quant, limits, host::free_mb(config.engine.device_memory_mb), 1).await {
+    let gpus = Gpus::find(config.engine.devices).map_err(anyhow::Error::msg)?;
+    let budget_mb = config.engine.device_memory_mb;
+    let on_gpu =
+        gpus.most_free_mb().map(|free_mb| if budget_mb == 0 { free_mb } else { free_mb.min(budget_mb) });
+    let gpu =
+        on_gpu.map(|_| OnGpu { sequences: config.engine.max_sequences, host_free_mb: host::free_mb(0) });
+    let limits = CacheLimits { gpu, ..config.engine.cache_limits() };
+    let free_mb = on_gpu.unwrap_or_else(|| host::free_mb(budget_mb));
+    match look(config, id, quant, limits, free_mb, 1).await {
         Ok(report) if json => println!("{}", serde_json::to_string_pretty(&report)?),
         Ok(r) => {
             println!("{id} can be loaded here");
@@ -20,7 +27,9 @@ pub async fn preflight(config: &Config, id: &str, quant: Option<&str>, json: boo
                 "  {:<12} {weights_mb} MiB of weights, {text_mb} of text, {cache_mb} of cache, {activations_mb} of activations",
                 "memory"
             );
-            let spare_mb = required_mb - (weights_mb + text_mb + cache_mb + activations_mb);
+            // On a GPU the text side is not of what is taken.
+            let taken_mb = weights_mb + cache_mb + activations_mb + if gpu.is_some() { 0 } else { text_mb };
+            let spare_mb = required_mb.saturating_sub(taken_mb);
             println!(
                 "  {:<12} {required_mb} MiB of {free_mb} that are free, {spare_mb} of them to spare",
                 "takes"

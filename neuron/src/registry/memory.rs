@@ -29,11 +29,13 @@ impl Registry {
 
     fn memory_if_up(&self, device: usize) -> DeviceMemory {
         let (mut promised, mut working) = (0, 0);
+        let own = self.devices[device].own_memory();
         for (_, state) in self.list() {
             match state {
                 State::Ready(ready) | State::Unloading(ready) if ready.stats.fault().is_none() => {
                     working += ready.estimate.working_mb() * ready.devices.len() as u64;
-                    if ready.devices.contains(&device) {
+                    // What the host computes takes nothing of a device with memory of its own.
+                    if ready.devices.contains(&device) && ready.estimate.on_gpu == own.is_some() {
                         promised += ready.estimate.total_mb();
                     }
                 }
@@ -41,7 +43,9 @@ impl Registry {
             }
         }
         let budget = self.config.engine.device_memory_mb;
-        if let Some((free, total)) = self.devices[device].own_memory() {
+        if let Some((seen, total)) = own {
+            // NVML knows it at this moment; the thread saw it when it last had a control.
+            let free = self.gpus.condition(device).free_mb.map_or(seen, |mb| mb << 20);
             let total_mb = if budget == 0 { total >> 20 } else { budget.min(total >> 20) };
             let left_mb = total_mb.saturating_sub(promised);
             let free_mb = (free >> 20).min(if budget == 0 { u64::MAX } else { left_mb });

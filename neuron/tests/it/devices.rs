@@ -246,7 +246,7 @@ async fn parts_on_one_device_have_one_leader() {
     for name in ["qwen3", "llama", "qwen2"] {
         references::install(hub.path(), name);
     }
-    let daemon = Daemon::start(hub.path(), "[engine]\ncpu_devices = 3\n").await;
+    let daemon = Daemon::start(hub.path(), "[engine]\ndevices = \"cpu\"\ncpu_devices = 3\n").await;
     let client = daemon.client();
     let load = async |model: &str, devices: [u32; 2]| {
         let body = json!({ "model_id": model, "tensor_parallel": 2, "devices": devices });

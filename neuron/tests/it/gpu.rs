@@ -30,7 +30,9 @@ fn device(bytes: u64, faults: &Arc<Faults>) -> Device {
 }
 
 fn on_gpu() -> bool {
-    std::env::var("NEURON_TEST_DEVICE").is_ok_and(|device| device == "cuda")
+    let on_gpu = std::env::var("NEURON_TEST_DEVICE").is_ok_and(|device| device == "cuda");
+    println!("on {}", if on_gpu { "this machine's first GPU" } else { "the emulated device" });
+    on_gpu
 }
 
 const HOST: CpuBackend = CpuBackend { threads: 1, kv: KvFormat::F32, sequences: 4 };
@@ -199,7 +201,8 @@ async fn a_seed_gives_the_same_text_as_on_the_cpu() {
     let hub = tempfile::tempdir().unwrap();
     Gguf::tiny("llama").install(hub.path(), "m");
     let (server, gpu, _) = daemon(4 << 30, hub.path(), "max_sequences = 4\nkv_cache = \"f32\"\n").await;
-    let on_cpu = support::Daemon::start(hub.path(), "[engine]\nkv_cache = \"f32\"\n").await;
+    let on_cpu =
+        support::Daemon::start(hub.path(), "[engine]\ndevices = \"cpu\"\nkv_cache = \"f32\"\n").await;
     let cpu = on_cpu.load("test/m").await;
     gpu.post("/models/load", json!({ "model_id": "test/m" })).await;
     for more in [
@@ -268,6 +271,13 @@ fn a_model_in_parts_is_the_whole_model() {
         let weights = Weights::safetensors(Arc::clone(&files));
         let model = &mut *backend.load_shard(&weights, &plan, room, shard).unwrap();
         assert!(model.weights_bytes() < files.bytes());
+        // A number of sequences that is recorded by none, of which the ranks want different rows: as many tokens for both.
+        let (ids, blocks): (Vec<u32>, Vec<[u32; 1]>) = (0..9).map(|n| (n * 7, [n])).unzip();
+        let rows = [Rows::None, Rows::All][1 - rank];
+        let parts = blocks.iter().map(|blocks| Part { len: 1, position: 0, blocks, rows });
+        let parts: Vec<Part<'_>> = parts.collect();
+        let logits = model.forward(&Batch { tokens: &ids, parts: &parts }).unwrap();
+        assert_eq!(logits.data.len(), if rank == 0 { 9 * logits.vocab } else { 0 });
         in_chunks(model, &reference, &[1, 1, 1, 7, reference.prompt.len() - 10], Some(&[5, 1, 3]))
     };
     let ranks = Loopback::ranks(2, Duration::from_secs(60));

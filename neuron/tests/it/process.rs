@@ -120,7 +120,7 @@ fn an_open_door_to_the_world_is_refused() {
 #[tokio::test]
 async fn it_serves_and_leaves_when_told() {
     let hub = tiny_hub();
-    let dir = with_hub(&hub, "[engine]\nthreads = 1");
+    let dir = with_hub(&hub, "[engine]\ndevices = \"cpu\"\nthreads = 1");
     let (mut running, client, _) = serve(&dir);
     assert_eq!(client.post("/models/load", json!({ "model_id": TINY })).await.status, 200);
     let pid = running.0.id();

@@ -1,6 +1,6 @@
 //! Products of dense matrices by cuBLAS, where it is installed.
 
-use std::{ffi::c_void, panic::catch_unwind};
+use std::{cell::Cell, ffi::c_void, panic::catch_unwind};
 
 use cudarc::{
     cublas::{result, sys},
@@ -8,7 +8,6 @@ use cudarc::{
 };
 use neuron_kernels::dense::Float;
 
-use super::failed;
 use crate::{Error, ErrorKind, driver::Product};
 
 /// Bytes that it works with: what it would allocate by itself cannot be noted in a graph.
@@ -17,7 +16,13 @@ const WORKSPACE: usize = 32 << 20;
 pub(super) struct Blas {
     handle: sys::cublasHandle_t,
     workspace: u64,
+    /// It has said that it does not know this device.
+    unsuited: Cell<bool>,
 }
+
+/// The library is of another time than the device: our own kernels can do it.
+const UNSUITED: [sys::cublasStatus_t; 2] =
+    [sys::cublasStatus_t::CUBLAS_STATUS_NOT_SUPPORTED, sys::cublasStatus_t::CUBLAS_STATUS_ARCH_MISMATCH];
 
 impl Blas {
     /// `None`: it is not installed, or does not start.
@@ -41,10 +46,35 @@ impl Blas {
             unsafe { result::destroy_handle(handle) }.ok();
             return None;
         };
-        Some(Self { handle, workspace })
+        Some(Self { handle, workspace, unsuited: Cell::new(false) }).filter(Self::works)
     }
 
-    pub(super) fn multiply(&self, product: &Product) -> Result<(), Error> {
+    /// One product, waited for, before any is relied on.
+    fn works(&self) -> bool {
+        // SAFETY: memory that nothing else has, large enough for three matrices of 16 x 16.
+        let Ok(memory) = (unsafe { driver::result::malloc_sync(4096) }) else { return false };
+        let product = Product {
+            w: memory,
+            x: memory + 512,
+            out: memory + 1024,
+            tokens: 16,
+            rows: 16,
+            columns: 16,
+            out_stride: 16,
+            float: Float::BF16,
+        };
+        let multiplied = self.multiply(&product).is_ok_and(|done| done);
+        let waited = driver::result::ctx::synchronize().is_ok();
+        // SAFETY: nothing uses it any more.
+        unsafe { driver::result::free_sync(memory) }.ok();
+        multiplied && waited
+    }
+
+    /// `false`: it cannot, on this device.
+    pub(super) fn multiply(&self, product: &Product) -> Result<bool, Error> {
+        if self.unsuited.get() {
+            return Ok(false);
+        }
         use sys::{cublasComputeType_t as Compute, cublasOperation_t as Operation, cudaDataType_t as Type};
         let kind = match product.float {
             Float::F32 => Type::CUDA_R_32F,
@@ -82,12 +112,14 @@ impl Blas {
                 sys::cublasGemmAlgo_t::CUBLAS_GEMM_DEFAULT,
             )
         }
-        .map_err(|e| {
-            // What the device itself says tells whether it is lost.
-            match driver::result::ctx::synchronize() {
-                Err(error) => failed("cuBLAS", error),
-                Ok(()) => Error::new(ErrorKind::Failed, format!("cuBLAS: {e:?}")),
+        .map(|()| true)
+        .or_else(|error| match UNSUITED.contains(&error.0) {
+            true => {
+                self.unsuited.set(true);
+                Ok(false)
             }
+            // Whether the device is lost is asked after each failure.
+            false => Err(Error::new(ErrorKind::Failed, format!("cuBLAS: {error:?}"))),
         })
     }
 }

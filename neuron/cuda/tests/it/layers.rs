@@ -89,9 +89,10 @@ fn gates_are_activated_and_multiplied() {
 fn sixteen_bits_hold_what_is_too_large_for_them_as_their_largest() {
     let device = device();
     let mut x = vec![0.0; 32];
-    x[..4].copy_from_slice(&[1e9, -1e9, f32::MIN_POSITIVE, 65519.0]);
+    x[..5].copy_from_slice(&[1e9, -1e9, f32::MIN_POSITIVE, 65519.0, f32::NAN]);
     let out = Out::of(&device, neuron_cuda::Act::F16, &x, 32).floats();
     assert_eq!(out[..4], [65504.0, -65504.0, 0.0, 65504.0]);
+    assert!(out[4].is_nan() && Out::of(&device, neuron_cuda::Act::BF16, &x, 32).floats()[4].is_nan());
     // Nothing but zeros has no scale.
     let out = Out::of(&device, neuron_cuda::Act::Q8, &[0.0; 64], 64).floats();
     assert!(out.iter().all(|x| *x == 0.0));

@@ -99,6 +99,7 @@ impl GpuDecoder {
             sizes,
             shelf: shelf.clone(),
             parked: None,
+            nothing: device.alloc(0)?,
         })
     }
 }

@@ -16,16 +16,16 @@ impl GpuDecoder {
         if !self.shelf.has_room(self.all_matrices().into_iter().map(Matrix::bytes).sum()) {
             return Ok(false);
         }
-        let nothing = self.device.alloc(0)?;
         let buffers: Vec<&Buffer> = self.all_matrices().into_iter().flat_map(Matrix::buffers).collect();
         let shelved = self.shelf.put(&buffers)?;
         self.parked = Some(shelved);
-        self.let_go(&nothing);
+        self.let_go();
         Ok(true)
     }
 
     /// All that is large; recordings would use it still.
-    fn let_go(&mut self, nothing: &Buffer) {
+    fn let_go(&mut self) {
+        let nothing = &self.nothing.clone();
         self.recordings.clear();
         self.warm.clear();
         self.cache.clear();
@@ -38,13 +38,11 @@ impl GpuDecoder {
     }
 
     pub(super) fn wake_now(&mut self) -> Result<(), ModelError> {
-        let Some(shelved) = self.parked.take() else { return Ok(()) };
-        let mut shelved = shelved;
+        let Some(mut shelved) = self.parked.take() else { return Ok(()) };
         let woken = self.bring_back(&mut shelved);
         if woken.is_err() {
-            let nothing = self.device.alloc(0)?;
-            self.let_go(&nothing);
             self.parked = Some(shelved);
+            self.let_go();
         }
         woken
     }

@@ -6,7 +6,7 @@ use neuron_cuda::{
 };
 
 use super::{BLOCK, GpuDecoder, LOGIT_ROWS, MAX_TOKENS};
-use crate::engine::{Batch, Communicator, Draw, Logits, ModelError, Rows};
+use crate::engine::{Batch, Communicator, Draw, Logits, ModelError, Part, Rows};
 
 /// Runs of at least so many tokens are attended to at once.
 const MANY: usize = 16;
@@ -163,11 +163,11 @@ impl GpuDecoder {
         if count > MAX_TOKENS || batch.parts.len() > LOGIT_ROWS {
             return Err(ModelError(format!("{count} tokens of {} sequences at once", batch.parts.len())));
         }
-        let singles = batch
-            .parts
-            .iter()
-            .all(|part| part.len == 1 && matches!(part.rows, Rows::Last | Rows::None | Rows::Drawn(_)));
-        let recorded = RECORDED.iter().find(|size| **size >= count).filter(|_| singles);
+        let single = |part: &Part<'_>| part.len == 1 && part.rows != Rows::States;
+        let singles = batch.parts.iter().all(single);
+        // Ranks have to take the same step, and not all of them know what is wanted of it.
+        let recorded =
+            RECORDED.iter().find(|size| **size >= count).filter(|_| singles && self.others.is_none());
         let tokens = recorded.copied().unwrap_or(count);
         let mut step = Step { tokens, rows: 0, tiles: 0, wanted: 0, recordable: recorded.is_some() };
         let nobodys = int(self.kv.blocks - 1);
