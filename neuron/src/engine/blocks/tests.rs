@@ -68,6 +68,21 @@ fn sequences_that_compute_the_same_at_once_end_up_with_the_same_blocks() {
 }
 
 #[test]
+fn what_is_forgotten_is_found_no_more_and_its_marks_are_taken_back() {
+    let a = tenant("");
+    let mut blocks = Blocks::new(4, 2, true);
+    let tokens = [1, 2, 3, 4, 5];
+    assert_eq!(run(&mut blocks, &a, &tokens), Some(0));
+    blocks.mark(&a, &tokens, &[Mark { hash: 77, tokens: 4 }]);
+    assert_eq!(blocks.changed_marks().added.len(), 1);
+    blocks.forget_all();
+    assert_eq!((blocks.available(), blocks.filled()), (4, 0));
+    assert_eq!(blocks.changed_marks().removed, [77]);
+    assert_eq!(run(&mut blocks, &a, &tokens), Some(0));
+    assert_eq!(run(&mut blocks, &a, &tokens), Some(4));
+}
+
+#[test]
 fn a_hash_that_collides_is_no_hit() {
     let a = tenant("");
     let mut blocks = Blocks::new(8, 2, true);
