@@ -115,7 +115,7 @@ pub fn fit(
     let text_bytes = checked.text.held_bytes();
     let free_mb = match (&checked.plan, limits.gpu) {
         (Blueprint::Decoder(shape), Some(_)) => {
-            if let Some(cause) = gpu_refusal(&checked.weights, shape) {
+            if let Some(cause) = gpu_refusal(&checked.weights, shape, limits.format) {
                 return Err(LoadError::UnsupportedOnDevice { model_id: model_id.to_owned(), cause });
             }
             free_mb

@@ -28,6 +28,11 @@ struct f16 {
     uint16_t bits;
 };
 
+// Four bits of exponent, three of mantissa, no infinity (E4M3); the largest is 448.
+struct f8 {
+    uint8_t bits;
+};
+
 __device__ inline float wide(float x) { return x; }
 __device__ inline float wide(bf16 x) {
     uint32_t bits = uint32_t(x.bits) << 16;
@@ -64,6 +69,25 @@ __device__ inline f16 narrow<f16>(float x) {
 template <>
 __device__ inline bf16 narrow<bf16>(float x) { return bf16{__bfloat16_as_ushort(__float2bfloat16_rn(x))}; }
 #endif
+
+__device__ inline float wide(f8 x) {
+    // As a half its exponent is eight too small, in every case.
+    if ((x.bits & 0x7f) == 0x7f) return wide(f16{0x7e00});
+    return wide(f16{uint16_t(((x.bits & 0x80) << 8) | ((x.bits & 0x7f) << 7))}) * 256.f;
+}
+template <>
+__device__ inline f8 narrow<f8>(float x) {
+    uint32_t bits;
+    float size = fminf(fabsf(x), 448.f);
+    memcpy(&bits, &x, 4);
+    uint8_t sign = uint8_t(bits >> 31) << 7;
+    if (x != x) return f8{uint8_t(sign | 0x7f)};
+    // Below 2^-6 steps are 2^-9.
+    if (size < 0.015625f) return f8{uint8_t(sign | uint8_t(rintf(size * 512.f)))};
+    memcpy(&bits, &size, 4);
+    bits += 0x7ffff + ((bits >> 20) & 1);
+    return f8{uint8_t(sign | (((bits >> 23) - 120) << 3) | ((bits >> 20) & 7))};
+}
 
 // Two 16-bit floats in a word, the first in the lower half.
 template <class T>

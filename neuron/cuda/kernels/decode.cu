@@ -133,6 +133,7 @@ __device__ void decode(const Decode& p) {
 DECODE(f32, float)
 DECODE(f16, f16)
 DECODE(bf16, bf16)
+DECODE(f8, f8)
 
 struct Merge {
     const float* parts;   // [rows, heads, splits, dim + 2]

@@ -63,3 +63,4 @@ __device__ void rope(const Rope& p) {
 KERNEL(rope_f32, Rope, 128, rope<float>)
 KERNEL(rope_f16, Rope, 128, rope<f16>)
 KERNEL(rope_bf16, Rope, 128, rope<bf16>)
+KERNEL(rope_f8, Rope, 128, rope<f8>)

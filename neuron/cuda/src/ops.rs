@@ -7,7 +7,7 @@ mod names;
 mod products;
 mod sampling;
 
-pub use attention::{Attention, Cache, Kv, Rope, attend_many, attend_one, rope, splits, tiles};
+pub use attention::{Attention, Cache, Kv, KvFloat, Rope, attend_many, attend_one, rope, splits, tiles};
 pub use layers::{AddNorm, add_norm, combine, convert, gate_up, route};
 pub use products::{FEW, embed, experts, multiply};
 pub use sampling::{Draw, sample};

@@ -83,6 +83,7 @@ pub(super) enum KvCache {
     #[default]
     F16,
     F32,
+    F8,
 }
 
 impl From<KvCache> for KvFormat {
@@ -90,6 +91,7 @@ impl From<KvCache> for KvFormat {
         match raw {
             KvCache::F16 => Self::F16,
             KvCache::F32 => Self::F32,
+            KvCache::F8 => Self::F8,
         }
     }
 }

@@ -61,14 +61,18 @@ fn logits_are_those_of_transformers() {
     for (name, ..) in MODELS {
         let reference = reference(name);
         let len = reference.prompt.len();
-        for kv in [KvFormat::F32, KvFormat::F16] {
+        for (kv, bound) in [(KvFormat::F32, 4e-3), (KvFormat::F16, 4e-3), (KvFormat::F8, 0.1)] {
+            // Eight bits want heads of a multiple of 16.
+            if kv == KvFormat::F8 && matches!(name, "mistral" | "qwen3") {
+                continue;
+            }
             let (mut model, faults) = load(name, kv, None);
             let model = &mut *model;
             let whole = in_chunks(model, &reference, &[len], None);
             let single = in_chunks(model, &reference, &[1; 10], Some(&[9, 1, 1, 1, 1, 1, 3]));
             let ragged = in_chunks(model, &reference, &[1, 7, 16, 3, 13], Some(&[5, 1, 30, 1, 1]));
             println!("{name}, {kv:?}: {whole:.1e} whole, {single:.1e} one by one, {ragged:.1e} in chunks");
-            assert!(whole.max(single).max(ragged) < 4e-3, "{name}, {kv:?}: {whole} {single} {ragged}");
+            assert!(whole.max(single).max(ragged) < bound, "{name}, {kv:?}: {whole} {single} {ragged}");
             // Of the steps of one token a sequence all but the first of each size ran out of a recording.
             assert!(on_gpu() || faults.replays.load(SeqCst) == 6, "{name}");
         }

@@ -1,5 +1,3 @@
-use neuron_kernels::dense::Float;
-
 use super::{Acts, int, names, words};
 use crate::{Buffer, Device, Error};
 
@@ -10,14 +8,39 @@ const MOST_HEADS: usize = 8;
 /// Tokens of a tile of many.
 const TILE_TOKENS: usize = 64;
 
+/// How keys and values are held.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum KvFloat {
+    F32,
+    F16,
+    BF16,
+    /// E4M3: 448 at most, three bits of mantissa.
+    F8,
+}
+
+impl KvFloat {
+    pub fn bytes(self) -> usize {
+        match self {
+            Self::F32 => 4,
+            Self::F16 | Self::BF16 => 2,
+            Self::F8 => 1,
+        }
+    }
+
+    /// Dimensions of a head come in so many at once.
+    pub fn dim_multiple(self) -> usize {
+        if self == Self::F8 { 16 } else { 8 }
+    }
+}
+
 /// How heads, keys and values are laid out.
 #[derive(Debug, Clone, Copy)]
 pub struct Kv {
     pub heads: usize,
     pub kv_heads: usize,
-    /// A multiple of 8, at most 256.
+    /// A multiple of [`KvFloat::dim_multiple`], at most 256.
     pub dim: usize,
-    pub float: Float,
+    pub float: KvFloat,
     /// Blocks of 16 positions.
     pub blocks: usize,
 }
@@ -59,7 +82,8 @@ impl Kv {
     }
 
     fn addresses(&self, cache: &Cache<'_>) -> [u64; 2] {
-        assert!(self.dim.is_multiple_of(8) && self.dim <= 256, "heads of {} dimensions", self.dim);
+        let multiple = self.float.dim_multiple();
+        assert!(self.dim.is_multiple_of(multiple) && self.dim <= 256, "heads of {} dimensions", self.dim);
         assert!(self.heads.is_multiple_of(self.kv_heads), "{} heads, {} of keys", self.heads, self.kv_heads);
         [cache.keys.at(0, self.bytes()), cache.values.at(0, self.bytes())]
     }
@@ -272,7 +296,7 @@ pub fn attend_many(
 
 /// Whether [`attend_many`] can.
 pub fn tiles(kv: &Kv) -> bool {
-    kv.float != Float::F32
+    kv.float != KvFloat::F32
 }
 
 impl Attention<'_> {

@@ -2,6 +2,7 @@
 
 use neuron_kernels::dense::Float;
 
+use super::KvFloat;
 use crate::{Act, Format};
 
 macro_rules! by_act {
@@ -21,11 +22,12 @@ by_act!(gate_up, "gate_up");
 by_act!(convert, "convert");
 by_act!(merge, "merge");
 
-pub(super) fn rope(kv: Float) -> &'static str {
+pub(super) fn rope(kv: KvFloat) -> &'static str {
     match kv {
-        Float::F32 => "rope_f32",
-        Float::F16 => "rope_f16",
-        Float::BF16 => "rope_bf16",
+        KvFloat::F32 => "rope_f32",
+        KvFloat::F16 => "rope_f16",
+        KvFloat::BF16 => "rope_bf16",
+        KvFloat::F8 => "rope_f8",
     }
 }
 
@@ -40,24 +42,28 @@ macro_rules! by_width {
     };
 }
 
-pub(super) fn decode(kv: Float, dim: usize) -> &'static str {
+pub(super) fn decode(kv: KvFloat, dim: usize) -> &'static str {
     match kv {
-        Float::F32 => by_width!(dim, "decode_f32"),
-        Float::F16 => by_width!(dim, "decode_f16"),
-        Float::BF16 => by_width!(dim, "decode_bf16"),
+        KvFloat::F32 => by_width!(dim, "decode_f32"),
+        KvFloat::F16 => by_width!(dim, "decode_f16"),
+        KvFloat::BF16 => by_width!(dim, "decode_bf16"),
+        KvFloat::F8 => by_width!(dim, "decode_f8"),
     }
 }
 
 /// `None`: there is none, and tokens are to go one by one.
-pub(super) fn prefill(kv: Float, act: Act, dim: usize) -> Option<&'static str> {
+pub(super) fn prefill(kv: KvFloat, act: Act, dim: usize) -> Option<&'static str> {
     Some(match (kv, act) {
-        (Float::F16, Act::F32) => by_width!(dim, "prefill_f16_f32"),
-        (Float::F16, Act::F16) => by_width!(dim, "prefill_f16_f16"),
-        (Float::F16, Act::BF16) => by_width!(dim, "prefill_f16_bf16"),
-        (Float::BF16, Act::F32) => by_width!(dim, "prefill_bf16_f32"),
-        (Float::BF16, Act::F16) => by_width!(dim, "prefill_bf16_f16"),
-        (Float::BF16, Act::BF16) => by_width!(dim, "prefill_bf16_bf16"),
-        (Float::F32, _) | (_, Act::Q8) => return None,
+        (KvFloat::F16, Act::F32) => by_width!(dim, "prefill_f16_f32"),
+        (KvFloat::F16, Act::F16) => by_width!(dim, "prefill_f16_f16"),
+        (KvFloat::F16, Act::BF16) => by_width!(dim, "prefill_f16_bf16"),
+        (KvFloat::BF16, Act::F32) => by_width!(dim, "prefill_bf16_f32"),
+        (KvFloat::BF16, Act::F16) => by_width!(dim, "prefill_bf16_f16"),
+        (KvFloat::BF16, Act::BF16) => by_width!(dim, "prefill_bf16_bf16"),
+        (KvFloat::F8, Act::F32) => by_width!(dim, "prefill_f8_f32"),
+        (KvFloat::F8, Act::F16) => by_width!(dim, "prefill_f8_f16"),
+        (KvFloat::F8, Act::BF16) => by_width!(dim, "prefill_f8_bf16"),
+        (KvFloat::F32, _) | (_, Act::Q8) => return None,
     })
 }
 

@@ -1,10 +1,9 @@
 use neuron_cuda::{
     Act, Buffer, Device,
-    ops::{self, Acts, Attention, Cache, Kv, Rope},
+    ops::{self, Acts, Attention, Cache, Kv, KvFloat, Rope},
 };
-use neuron_kernels::dense::Float;
 
-use crate::support::{Out, Random, assert_near, device, narrow, read, widen};
+use crate::support::{Out, Random, assert_near, device, narrow_kv as narrow, read, widen_kv as widen};
 
 /// A batch of parts of sequences, with what each has run before.
 struct Case {
@@ -139,12 +138,12 @@ impl There {
     }
 }
 
-fn kv(heads: usize, kv_heads: usize, dim: usize, float: Float) -> Kv {
+fn kv(heads: usize, kv_heads: usize, dim: usize, float: KvFloat) -> Kv {
     Kv { heads, kv_heads, dim, float, blocks: 40 }
 }
 
 fn cases() -> Vec<Case> {
-    use Float::{BF16, F16, F32};
+    use KvFloat::{BF16, F8, F16, F32};
     vec![
         Case { kv: kv(1, 1, 8, F32), window: 0, parts: vec![(0, 1)] },
         Case { kv: kv(4, 2, 16, F16), window: 0, parts: vec![(70, 1), (0, 3), (15, 1), (16, 2)] },
@@ -154,6 +153,8 @@ fn cases() -> Vec<Case> {
         Case { kv: kv(2, 1, 256, BF16), window: 100, parts: vec![(120, 40), (3, 1)] },
         Case { kv: kv(3, 1, 96, F32), window: 16, parts: vec![(90, 2)] },
         Case { kv: kv(4, 4, 32, F16), window: 5, parts: vec![(3, 100)] },
+        Case { kv: kv(6, 2, 48, F8), window: 0, parts: vec![(40, 1), (5, 20), (0, 2)] },
+        Case { kv: kv(2, 1, 128, F8), window: 20, parts: vec![(120, 1), (7, 30)] },
     ]
 }
 
@@ -203,8 +204,8 @@ fn compare(out: &Out, batch: &Batch, case: &Case, rows: &[usize]) {
         }
         // Where 16 bits are computed with, weights are rounded to them too.
         let off = match (act, case.kv.float) {
-            (Act::F32, Float::F32) => 2e-5,
-            (_, Float::BF16) | (Act::BF16, _) => 2e-2,
+            (Act::F32, KvFloat::F32) => 2e-5,
+            (_, KvFloat::BF16) | (Act::BF16, _) => 2e-2,
             _ => 4e-3,
         };
         for (a, b) in floats[row * width..][..width].iter().zip(&expected) {
@@ -254,11 +255,20 @@ fn many_tokens_of_a_sequence_attend_at_once() {
             let ran =
                 ops::attend_many(&device, &case.kv, &attention, &cache, &tiles_there, count, &out.acts())
                     .unwrap();
-            assert_eq!(ran, case.kv.float != Float::F32);
+            assert_eq!(ran, case.kv.float != KvFloat::F32);
             if ran {
                 compare(&out, &batch, &case, &(0..tokens).collect::<Vec<_>>());
             }
         }
+    }
+}
+
+/// By how much what is stored may be off where it is about 1.
+fn step_of(float: KvFloat) -> f64 {
+    match float {
+        KvFloat::F32 => 1e-4,
+        KvFloat::F16 | KvFloat::F8 => 3e-3,
+        KvFloat::BF16 => 2e-2,
     }
 }
 
@@ -317,16 +327,13 @@ fn queries_and_keys_are_turned_and_put_into_their_places() {
                         (&qkv[at..at + dim], 1e-4)
                     } else {
                         let place = batch.at(&case, *sequence, *position, (head - heads) % kv_heads);
-                        let off = if float == Float::BF16 {
-                            2e-2
-                        } else if float == Float::F16 {
-                            3e-3
-                        } else {
-                            1e-4
-                        };
+                        let off = step_of(float);
                         (&(if value { &values } else { &keys })[place..place + dim], off)
                     };
                     for (a, b) in ours.iter().zip(&x) {
+                        // Three bits of mantissa.
+                        let off =
+                            if head >= heads && float == KvFloat::F8 { 2e-3 + b.abs() / 15.9 } else { off };
                         assert!((f64::from(*a) - b).abs() < off, "{:?} {head}: {a} for {b}", case.kv);
                     }
                 }
@@ -342,4 +349,61 @@ fn floats_are_activations_as_they_are() {
     let out = Out::new(&device, Act::F32, [2, 32]);
     ops::convert(&device, Acts::floats(&x, [2, 32]).data, &out.acts()).unwrap();
     assert_near(&out, &[0.5; 64], "halves");
+}
+
+/// Every value of eight bits is read as what it is, and every float is stored as the nearest.
+#[test]
+fn eight_bits_are_rounded_to_the_nearest() {
+    let device = device();
+    // A head of 16 dimensions that is not turned: position 0.
+    let kv = Kv { heads: 1, kv_heads: 1, dim: 16, float: KvFloat::F8, blocks: 1 };
+    let mut random = Random(12);
+    for round in 0..40 {
+        let mut row = random.floats(kv.row());
+        let scale = 2f32.powi(round - 16);
+        row.iter_mut().for_each(|x| *x *= scale);
+        if round == 39 {
+            row[16..24].copy_from_slice(&[448.0, -448.0, 1e9, -460.0, 2.0, 0.0, -1.0, 464.1]);
+            (row[36], row[37]) = (f32::NAN, f32::NEG_INFINITY);
+            row[24..32].copy_from_slice(&[
+                2f32.powi(-9),
+                2f32.powi(-10),
+                1.5 * 2f32.powi(-9),
+                0.015,
+                0.01562,
+                17.0,
+                19.0,
+                447.0,
+            ]);
+        }
+        let [zero, keys, values] = [16, 256, 256].map(|bytes| device.alloc(bytes).unwrap());
+        zero.zero().unwrap();
+        let (frequencies, qkv) = (device.upload(&[0f32; 8]).unwrap(), device.upload(&row).unwrap());
+        let rope = Rope {
+            bias: None,
+            query_norm: None,
+            key_norm: None,
+            frequencies: &frequencies,
+            slots: &zero,
+            epsilon: 0.0,
+        };
+        let attention = Attention {
+            qkv: &qkv,
+            tokens: 1,
+            positions: &zero,
+            starts: &zero,
+            tables: &zero,
+            window: 0,
+            scale: 1.0,
+        };
+        ops::rope(&device, &kv, &rope, &attention, &Cache { keys: &keys, values: &values }).unwrap();
+        for (stored, x) in [(&keys, &row[16..32]), (&values, &row[32..48])] {
+            let ours: Vec<u8> = read::<u8>(stored)[..16].to_vec();
+            let theirs = narrow(KvFloat::F8, &x.iter().map(|x| x.clamp(-448.0, 448.0)).collect::<Vec<_>>());
+            for ((ours, theirs), x) in ours.iter().zip(&theirs).zip(x) {
+                assert_eq!(ours & 0x7f, theirs & 0x7f, "{x}");
+                assert!(x.is_nan() || ours == theirs, "{x}");
+            }
+        }
+    }
 }

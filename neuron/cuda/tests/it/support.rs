@@ -1,5 +1,8 @@
 use half::{bf16, f16};
-use neuron_cuda::{Act, Buffer, Device, ops::Acts};
+use neuron_cuda::{
+    Act, Buffer, Device,
+    ops::{Acts, KvFloat},
+};
 use neuron_kernels::dense::Float;
 
 /// The emulated one, or this machine's first GPU where `NEURON_TEST_DEVICE` says `cuda`.
@@ -57,6 +60,46 @@ pub(crate) fn widen(float: Float, bytes: &[u8]) -> Vec<f32> {
             bytes.chunks_exact(2).map(|b| bf16::from_le_bytes(b.try_into().unwrap()).to_f32()).collect()
         }
     }
+}
+
+/// Keys or values as a device holds them.
+pub(crate) fn narrow_kv(float: KvFloat, x: &[f32]) -> Vec<u8> {
+    match float {
+        KvFloat::F32 => narrow(Float::F32, x),
+        KvFloat::F16 => narrow(Float::F16, x),
+        KvFloat::BF16 => narrow(Float::BF16, x),
+        KvFloat::F8 => x.iter().map(|x| to_f8(*x)).collect(),
+    }
+}
+
+pub(crate) fn widen_kv(float: KvFloat, bytes: &[u8]) -> Vec<f32> {
+    match float {
+        KvFloat::F32 => widen(Float::F32, bytes),
+        KvFloat::F16 => widen(Float::F16, bytes),
+        KvFloat::BF16 => widen(Float::BF16, bytes),
+        KvFloat::F8 => bytes.iter().map(|bits| of_f8(*bits)).collect(),
+    }
+}
+
+/// E4M3, by its definition.
+pub(crate) fn of_f8(bits: u8) -> f32 {
+    let (exponent, mantissa) = (i32::from(bits >> 3 & 15), f32::from(bits & 7));
+    let size = match (exponent, bits & 7) {
+        (15, 7) => f32::NAN,
+        (0, _) => mantissa / 8.0 * 2f32.powi(-6),
+        _ => (1.0 + mantissa / 8.0) * 2f32.powi(exponent - 7),
+    };
+    if bits >> 7 == 1 { -size } else { size }
+}
+
+/// The nearest of all, of two that are as near the even one.
+pub(crate) fn to_f8(x: f32) -> u8 {
+    if x.is_nan() {
+        return 0x7f;
+    }
+    let off = |bits: &u8| (f64::from(of_f8(*bits)) - f64::from(x.abs())).abs();
+    let nearest = (0..0x7f).min_by(|a: &u8, b: &u8| off(a).total_cmp(&off(b)).then((a & 1).cmp(&(b & 1))));
+    nearest.unwrap_or(0) | if x.is_sign_negative() { 0x80 } else { 0 }
 }
 
 /// Activations on a device that nothing was written to, and what they are then.

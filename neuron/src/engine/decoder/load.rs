@@ -1,5 +1,6 @@
 //! A decoder out of its files, a tensor at a time.
 
+use neuron_cuda::ops::KvFloat;
 use neuron_kernels::{
     Matrix, Order, Pool,
     dense::Float,
@@ -21,13 +22,23 @@ pub enum KvFormat {
     F16,
     /// Twice the memory.
     F32,
+    /// Half of it, on GPUs; elsewhere as [`Self::F16`].
+    F8,
 }
 
 impl KvFormat {
     pub(crate) fn float(self) -> Float {
         match self {
-            Self::F16 => Float::F16,
+            Self::F16 | Self::F8 => Float::F16,
             Self::F32 => Float::F32,
+        }
+    }
+
+    pub(crate) fn on_gpu(self) -> KvFloat {
+        match self {
+            Self::F16 => KvFloat::F16,
+            Self::F32 => KvFloat::F32,
+            Self::F8 => KvFloat::F8,
         }
     }
 }

@@ -2,7 +2,7 @@
 
 use neuron_cuda::{
     Act, Buffer, Device, Matrix,
-    ops::{self, AddNorm, Attention, Cache, Kv, Rope},
+    ops::{self, AddNorm, Attention, Cache, Kv, KvFloat, Rope},
 };
 
 use super::{
@@ -266,7 +266,7 @@ impl GpuDecoder {
 }
 
 /// What a model's cache of a layer is.
-pub(super) fn kv_of(shape: &crate::engine::Shape, float: neuron_kernels::dense::Float, blocks: usize) -> Kv {
+pub(super) fn kv_of(shape: &crate::engine::Shape, float: KvFloat, blocks: usize) -> Kv {
     Kv {
         heads: shape.heads as usize,
         kv_heads: shape.kv_heads as usize,

@@ -56,7 +56,7 @@ impl GpuDecoder {
         others: Option<Box<dyn Communicator>>,
     ) -> Result<Self, ModelError> {
         let GpuBackend { device, host, shelf } = backend;
-        if let Some(refusal) = super::refusal(weights, shape) {
+        if let Some(refusal) = super::refusal(weights, shape, host.kv) {
             return Err(ModelError(refusal));
         }
         let threads = host.threads.max(1);
@@ -73,7 +73,7 @@ impl GpuDecoder {
         let [all, local] = frequencies(shape, divisors.as_deref());
         let sequences = host.sequences.clamp(1, MAX_SEQUENCES);
         let blocks = usize::try_from(room.cached).unwrap_or(usize::MAX).div_ceil(BLOCK) + 1;
-        let kv = kv_of(shape, host.kv.float(), blocks);
+        let kv = kv_of(shape, host.kv.on_gpu(), blocks);
         let cache = (0..shape.layers).map(|_| Ok([device.alloc(kv.bytes())?, device.alloc(kv.bytes())?]));
         let sizes = Sizes::new(shape, &Formats::of(weights, shape), sequences, room);
         Ok(Self {

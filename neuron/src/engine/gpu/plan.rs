@@ -155,7 +155,7 @@ pub(crate) fn estimate(
             .sum::<u64>();
     }
     let blocks = usize::try_from(room.cached).unwrap_or(usize::MAX).div_ceil(BLOCK).saturating_add(1);
-    let layer = held(kv_of(shape, kv.float(), blocks).bytes() as u64);
+    let layer = held(kv_of(shape, kv.on_gpu(), blocks).bytes() as u64);
     let step: u64 =
         Sizes::new(shape, &Formats::of(weights, shape), sequences, room).all().into_iter().map(held).sum();
     let mb = |bytes: u64| bytes.div_ceil(1 << 20);
@@ -169,10 +169,11 @@ pub(crate) fn estimate(
 }
 
 /// Why the GPU's kernels cannot compute it; `None`: they can.
-pub(crate) fn refusal(weights: &Weights, shape: &Shape) -> Option<String> {
-    if !shape.head_dim.is_multiple_of(8) || shape.head_dim > 256 {
+pub(crate) fn refusal(weights: &Weights, shape: &Shape, kv: KvFormat) -> Option<String> {
+    let multiple = kv.on_gpu().dim_multiple() as u64;
+    if !shape.head_dim.is_multiple_of(multiple) || shape.head_dim > 256 {
         return Some(format!(
-            "its heads have {} dimensions, and on a GPU multiples of 8 up to 256 are computed",
+            "its heads have {} dimensions, and on a GPU multiples of {multiple} up to 256 are computed with this kv_cache",
             shape.head_dim
         ));
     }

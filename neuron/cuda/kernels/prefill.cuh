@@ -1,5 +1,6 @@
 // Attention of many tokens of a sequence at once, over blocks of keys and values, by the tensor cores. No matrix of scores
 // is ever written: the weights of a tile are made and used in registers.
+#pragma once
 #include "mma.cuh"
 
 struct Prefill {
@@ -20,8 +21,25 @@ struct Prefill {
 constexpr int PREFILL_THREADS = 128;
 constexpr int PREFILL_TOKENS = 64;
 
-// A block: 64 tokens of one head, sixteen a warp. C: keys and values, and what is computed with.
-template <class C, class A, int DIM, int TILE>
+// Eight of what is stored, as what is computed with.
+template <class S, class C>
+struct Eight {
+    __device__ static uint4 of(const S* from) { return *(const uint4*)from; }
+};
+template <class C>
+struct Eight<f8, C> {
+    __device__ static uint4 of(const f8* from) {
+        alignas(8) f8 held[8];
+        *(uint2*)held = *(const uint2*)from;
+        uint32_t words[4];
+#pragma unroll
+        for (int i = 0; i < 4; i++) words[i] = pair<C>(wide(held[2 * i]), wide(held[2 * i + 1]));
+        return uint4{words[0], words[1], words[2], words[3]};
+    }
+};
+
+// A block: 64 tokens of one head, sixteen a warp. S: keys and values as they are stored; C: what is computed with.
+template <class S, class C, class A, int DIM, int TILE>
 __device__ void prefill(const Prefill& p) {
     constexpr int STRIDE = DIM + 8, STEPS = DIM / 16;
     SHARED(C, keys, TILE * STRIDE);
@@ -50,8 +68,8 @@ __device__ void prefill(const Prefill& p) {
             uint4 key = {0, 0, 0, 0}, value = {0, 0, 0, 0};
             if (position < end && column < p.dim) {
                 int64_t place = (int64_t(table[position / 16]) * p.kv_heads + kv_head) * 16 + position % 16;
-                key = *(const uint4*)((const C*)p.keys + place * p.dim + column);
-                value = *(const uint4*)((const C*)p.values + place * p.dim + column);
+                key = Eight<S, C>::of((const S*)p.keys + place * p.dim + column);
+                value = Eight<S, C>::of((const S*)p.values + place * p.dim + column);
             }
             *(uint4*)(keys + at * STRIDE + column) = key;
             *(uint4*)(values + at * STRIDE + column) = value;
@@ -125,13 +143,11 @@ __device__ void prefill(const Prefill& p) {
         }
 }
 
-#define PREFILL_AS(NAME, TYPE, AS, OUT)                                                          \
-    KERNEL(prefill_##NAME##_##AS##_64, Prefill, PREFILL_THREADS, prefill<TYPE, OUT, 64, 64>)   \
-    KERNEL(prefill_##NAME##_##AS##_128, Prefill, PREFILL_THREADS, prefill<TYPE, OUT, 128, 64>) \
-    KERNEL(prefill_##NAME##_##AS##_256, Prefill, PREFILL_THREADS, prefill<TYPE, OUT, 256, 32>)
-#define PREFILL(NAME, TYPE)                \
-    PREFILL_AS(NAME, TYPE, f32, float)     \
-    PREFILL_AS(NAME, TYPE, f16, f16)       \
-    PREFILL_AS(NAME, TYPE, bf16, bf16)
-PREFILL(f16, f16)
-PREFILL(bf16, bf16)
+#define PREFILL_AS(NAME, TYPE, WITH, AS, OUT)                                                          \
+    KERNEL(prefill_##NAME##_##AS##_64, Prefill, PREFILL_THREADS, prefill<TYPE, WITH, OUT, 64, 64>)   \
+    KERNEL(prefill_##NAME##_##AS##_128, Prefill, PREFILL_THREADS, prefill<TYPE, WITH, OUT, 128, 64>) \
+    KERNEL(prefill_##NAME##_##AS##_256, Prefill, PREFILL_THREADS, prefill<TYPE, WITH, OUT, 256, 32>)
+#define PREFILL(NAME, TYPE, WITH)            \
+    PREFILL_AS(NAME, TYPE, WITH, f32, float) \
+    PREFILL_AS(NAME, TYPE, WITH, f16, f16)   \
+    PREFILL_AS(NAME, TYPE, WITH, bf16, bf16)
