@@ -35,7 +35,7 @@ fn emulated(sources: &[PathBuf]) {
     build.files(sources).file("kernels/emulated/run.cpp").compile("neuron_emulated");
 }
 
-/// One fat binary a source, all of them in a table.
+/// One fat binary a source, all of them in a table; see `src/gpu.rs`, which includes it.
 fn kernels(sources: &[PathBuf]) -> io::Result<()> {
     println!("cargo::rerun-if-env-changed=CUDA_HOME");
     println!("cargo::rerun-if-env-changed=NEURON_CUDA_ARCHITECTURES");
@@ -43,10 +43,18 @@ fn kernels(sources: &[PathBuf]) -> io::Result<()> {
         io::Error::other("the feature `kernels` needs nvcc: set CUDA_HOME, or use `cargo xtask cuda build`")
     })?;
     let architectures = env::var("NEURON_CUDA_ARCHITECTURES").unwrap_or_else(|_| ARCHITECTURES.to_owned());
-    let architectures: Vec<&str> = architectures.split(',').map(str::trim).collect();
+    let numbers = architectures.split(',').map(|sm| {
+        let number = sm.trim().parse::<u32>();
+        number.map_err(|_| {
+            io::Error::other(format!("NEURON_CUDA_ARCHITECTURES: {sm:?} is no number such as 90"))
+        })
+    });
+    let mut architectures = numbers.collect::<io::Result<Vec<u32>>>()?;
+    architectures.sort_unstable();
     let out = PathBuf::from(env::var_os("OUT_DIR").unwrap_or_default());
     let jobs = env::var("NUM_JOBS").ok().and_then(|jobs| jobs.parse().ok()).unwrap_or(1).max(1);
-    let mut table = String::from("&[\n");
+    let (mut images, mut table) = (String::new(), String::from("pub(super) const IMAGES: &[&[u8]] = &[\n"));
+    let mut count = 0;
     for some in sources.chunks(jobs) {
         let running: Vec<(Child, PathBuf)> = some
             .iter()
@@ -59,16 +67,22 @@ fn kernels(sources: &[PathBuf]) -> io::Result<()> {
             if !child.wait()?.success() {
                 return Err(io::Error::other(format!("nvcc could not make {}", image.display())));
             }
-            table += &format!("    include_bytes!({image:?}),\n");
+            let len = fs::metadata(&image)?.len();
+            images += &format!(
+                "static IMAGE_{count}: Aligned<[u8; {len}]> = Aligned(*include_bytes!({image:?}));\n"
+            );
+            table += &format!("    &IMAGE_{count}.0,\n");
+            count += 1;
         }
     }
-    table += "]\n";
-    fs::write(out.join("images.rs"), table)?;
-    println!("cargo::rustc-env=NEURON_CUDA_COMPILED_FOR={}", architectures.join(","));
+    table += "];\n";
+    fs::write(out.join("images.rs"), images + &table)?;
+    let names: Vec<String> = architectures.iter().map(u32::to_string).collect();
+    println!("cargo::rustc-env=NEURON_CUDA_COMPILED_FOR={}", names.join(","));
     Ok(())
 }
 
-fn compile(home: &str, source: &Path, image: &Path, architectures: &[&str]) -> io::Result<Child> {
+fn compile(home: &str, source: &Path, image: &Path, architectures: &[u32]) -> io::Result<Child> {
     let mut nvcc = Command::new(Path::new(home).join("bin/nvcc"));
     nvcc.args(["-O3", "-std=c++17", "-fatbin"]);
     for (n, sm) in architectures.iter().enumerate() {

@@ -74,6 +74,8 @@ pub struct Engine {
     pub cpu_devices: usize,
     /// Whether the daemon ends, to be restarted, once a device is lost and cannot be set up again.
     pub exit_when_lost: bool,
+    /// Whether models in parts on several GPUs meet by NCCL.
+    pub nccl: bool,
     /// MiB of the host's memory, pinned, that models of all GPUs together may be parked in; `None`: a quarter of what the host
     /// has.
     pub park_mb: Option<u64>,
@@ -211,6 +213,7 @@ impl Config {
                     }
                 },
                 exit_when_lost: raw.engine.exit_when_lost,
+                nccl: raw.engine.nccl,
                 park_mb: raw.engine.park_mb,
                 max_context: raw.engine.max_context,
                 max_queue_depth: raw.engine.max_queue_depth,

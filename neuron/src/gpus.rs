@@ -10,7 +10,7 @@ use neuron_cuda::{
 use crate::{
     config::Devices,
     device::MakeBackend,
-    engine::{Backend, CpuBackend, GpuBackend},
+    engine::{Backend, CpuBackend, GpuBackend, GpuOptions},
 };
 
 /// What was found.
@@ -113,12 +113,11 @@ impl Gpus {
 
 impl Gpu {
     /// Makes what computes on it. `host`: how weights are packed and caches are held.
-    /// `park_bytes`: of the host's memory for parked weights.
-    pub(crate) fn backend(&self, host: CpuBackend, park_bytes: u64) -> MakeBackend {
+    pub(crate) fn backend(&self, host: CpuBackend, options: GpuOptions) -> MakeBackend {
         let ordinal = self.found.ordinal;
         Arc::new(move || {
             let device = Device::open(ordinal).map_err(|e| e.text)?;
-            Ok(Box::new(GpuBackend::new(device, host, park_bytes)) as Box<dyn Backend>)
+            Ok(Box::new(GpuBackend::new(device, host, options)) as Box<dyn Backend>)
         })
     }
 }

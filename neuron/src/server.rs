@@ -12,7 +12,7 @@ use crate::{
     api::{self, App},
     config::{Config, Devices, Engine},
     device::{DeviceHandle, MakeBackend},
-    engine::{Backend, CpuBackend},
+    engine::{Backend, CpuBackend, GpuOptions},
     gpus::Gpus,
     registry::Registry,
 };
@@ -121,11 +121,11 @@ fn devices(engine: &Engine, gpus: &mut Gpus, make: Make<'_>) -> std::io::Result<
     let backend = |threads| CpuBackend { threads, kv: engine.kv_cache, sequences: engine.max_sequences };
     let count = gpus.usable.len().max(1);
     let threads = (engine.all_threads() / count).max(1);
-    let park_bytes = (engine.park_mb() << 20) / count as u64;
+    let options = GpuOptions { park_bytes: (engine.park_mb() << 20) / count as u64, nccl: engine.nccl };
     let mut of_gpus = Vec::new();
     gpus.keep(|gpu| {
         let name = format!("cuda-dev-{}", of_gpus.len());
-        let started = DeviceHandle::start(&name, gpu.backend(backend(threads), park_bytes));
+        let started = DeviceHandle::start(&name, gpu.backend(backend(threads), options));
         tracing::info!(device = name, gpu = gpu.found.name, memory_mb = gpu.found.total_mb, "a GPU");
         of_gpus.push(started.map_err(|e| e.to_string())?);
         Ok(())

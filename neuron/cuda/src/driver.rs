@@ -82,6 +82,12 @@ pub(crate) trait Driver {
     /// Returns when all that was asked for is done.
     fn synchronize(&self) -> Result<(), Error>;
 
+    /// Whether all that was asked for is done.
+    fn is_done(&self) -> Result<bool, Error>;
+
+    /// What other libraries of NVIDIA's are told of it by; `None`: it is none of theirs.
+    fn stream(&self) -> Option<*mut std::ffi::c_void>;
+
     fn memory(&self) -> Result<Memory, Error>;
 
     /// Units that run blocks side by side.

@@ -240,6 +240,14 @@ impl Driver for Emulated {
         self.0.check()
     }
 
+    fn is_done(&self) -> Result<bool, Error> {
+        self.0.check().map(|()| true)
+    }
+
+    fn stream(&self) -> Option<*mut std::ffi::c_void> {
+        None
+    }
+
     fn memory(&self) -> Result<Memory, Error> {
         self.0.check()?;
         Ok(Memory { free: self.0.bytes - self.0.used.get(), total: self.0.bytes })

@@ -21,7 +21,15 @@ use blas::Blas;
 
 /// Kernels for devices, a fat binary a source; none where this build has none.
 #[cfg(feature = "kernels")]
-const IMAGES: &[&[u8]] = include!(concat!(env!("OUT_DIR"), "/images.rs"));
+mod images {
+    /// The driver reads it in place, as structs.
+    #[repr(C, align(64))]
+    struct Aligned<T>(T);
+
+    include!(concat!(env!("OUT_DIR"), "/images.rs"));
+}
+#[cfg(feature = "kernels")]
+use images::IMAGES;
 #[cfg(not(feature = "kernels"))]
 const IMAGES: &[&[u8]] = &[];
 
@@ -354,6 +362,18 @@ impl Driver for Gpu {
     fn synchronize(&self) -> Result<(), Error> {
         // SAFETY: the stream is ours.
         unsafe { result::stream::synchronize(self.stream) }.map_err(|e| failed("the device failed", e))
+    }
+
+    fn is_done(&self) -> Result<bool, Error> {
+        // SAFETY: the stream is ours.
+        match unsafe { sys::cuStreamQuery(self.stream) } {
+            sys::CUresult::CUDA_ERROR_NOT_READY => Ok(false),
+            other => other.result().map(|()| true).map_err(|e| failed("the device failed", e)),
+        }
+    }
+
+    fn stream(&self) -> Option<*mut c_void> {
+        Some(self.stream.cast())
     }
 
     fn memory(&self) -> Result<Memory, Error> {

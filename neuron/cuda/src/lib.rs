@@ -17,6 +17,7 @@ mod emulated;
 mod gpu;
 mod matrix;
 pub mod ops;
+mod ranks;
 mod shelf;
 
 pub use buffer::{Buffer, HostBuffer};
@@ -26,4 +27,5 @@ pub use driver::{Error, ErrorKind, Memory};
 pub use emulated::Faults;
 pub use gpu::Found;
 pub use matrix::{Act, Format, Matrix};
+pub use ranks::{ID_BYTES, Ranks};
 pub use shelf::{Shelf, Shelved};

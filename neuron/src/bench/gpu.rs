@@ -9,8 +9,8 @@ use neuron_kernels::{dense::Float, quant::Source};
 use serde::Serialize;
 
 use crate::engine::{
-    Architecture, Backend, Batch, Blueprint, CpuBackend, Draw, GpuBackend, Kind, KvFormat, Model, Noise,
-    Part, Room, Rope, Rows, Scaling, Shape, Weights,
+    Architecture, Backend, Batch, Blueprint, CpuBackend, Draw, GpuBackend, GpuOptions, Kind, KvFormat, Model,
+    Noise, Part, Room, Rope, Rows, Scaling, Shape, Weights,
 };
 
 /// What to measure.
@@ -342,7 +342,8 @@ fn one(
     let weights = noise(folder, shape, kind)?;
     let threads = std::thread::available_parallelism().map_or(1, std::num::NonZero::get);
     let host = CpuBackend { threads, kv: KvFormat::F16, sequences: work.streams };
-    let mut backend = GpuBackend::new(device.clone(), host, work.park_bytes);
+    let mut backend =
+        GpuBackend::new(device.clone(), host, GpuOptions { park_bytes: work.park_bytes, nccl: false });
     let each = work.before + 2 * work.steps + 16;
     let cached = (work.streams * each).max(work.long + 64) as u64;
     let room = Room { context: (work.long + 64) as u64, cached };

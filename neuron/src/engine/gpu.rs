@@ -7,6 +7,7 @@
 mod experts;
 mod layer;
 mod load;
+mod others;
 mod park;
 mod plan;
 mod step;
@@ -16,10 +17,11 @@ use std::{collections::HashMap, time::Instant};
 use neuron_cuda::{Buffer, Device, Error, ErrorKind, HostBuffer, Matrix, Recording, Shelf, Shelved, ops::Kv};
 
 use super::{
-    Backend, Batch, Blueprint, Communicator, CpuBackend, Limits, Logits, Lost, Model, ModelError, Room,
-    Shape, Shard, Weights,
+    Backend, Batch, Blueprint, CpuBackend, Limits, Logits, Lost, Model, ModelError, Room, Shape, Shard,
+    Weights,
 };
 use layer::Layer;
+use others::Others;
 use plan::Sizes;
 pub(super) use plan::estimate;
 pub(crate) use plan::refusal;
@@ -37,8 +39,18 @@ pub struct GpuBackend {
     device: Device,
     /// Encoders and candle's models are computed by the host, and packing shares its threads.
     host: CpuBackend,
+    options: GpuOptions,
     /// Where parked weights lie.
     shelf: Shelf,
+}
+
+/// What the configuration says of GPUs.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct GpuOptions {
+    /// Pinned memory of the host that weights may be parked in, at most, of each.
+    pub park_bytes: u64,
+    /// Models in parts meet by NCCL where all of their devices can.
+    pub nccl: bool,
 }
 
 struct GpuDecoder {
@@ -66,7 +78,7 @@ struct GpuDecoder {
     states: Vec<f32>,
     drawn: Vec<Option<u32>>,
     sequences: usize,
-    others: Option<Box<dyn Communicator>>,
+    others: Option<Others>,
     sizes: Sizes,
     shelf: Shelf,
     parked: Option<Shelved>,
@@ -76,10 +88,9 @@ struct GpuDecoder {
 
 impl GpuBackend {
     /// `host`: how many threads pack weights, how keys and values are held, and how many sequences run at once.
-    /// `park_bytes`: pinned memory of the host that weights may be parked in, at most.
-    pub fn new(device: Device, host: CpuBackend, park_bytes: u64) -> Self {
-        let shelf = Shelf::new(&device, park_bytes);
-        Self { device, host, shelf }
+    pub fn new(device: Device, host: CpuBackend, options: GpuOptions) -> Self {
+        let shelf = Shelf::new(&device, options.park_bytes);
+        Self { device, host, options, shelf }
     }
 
     fn decoder(
@@ -87,9 +98,11 @@ impl GpuBackend {
         weights: &Weights,
         shape: &Shape,
         room: Room,
-        others: Option<Box<dyn Communicator>>,
+        shard: Option<Shard>,
     ) -> Result<Box<dyn Model>, ModelError> {
-        let decoder = GpuDecoder::load(self, weights, shape, room, others)?;
+        let mut decoder = GpuDecoder::load(self, weights, shape, room)?;
+        decoder.others =
+            shard.map(|shard| Others::meet(&self.device, shard, self.options.nccl)).transpose()?;
         Ok(Box::new(decoder))
     }
 }
@@ -118,7 +131,7 @@ impl Backend for GpuBackend {
             return Err(ModelError("only our own decoder is computed in parts".to_owned()));
         };
         let weights = weights.clone().sharded(shard.rank, shard.size);
-        self.decoder(&weights, shape, room, Some(shard.communicator))
+        self.decoder(&weights, shape, room, Some(shard))
     }
 
     fn lost(&mut self) -> Option<Lost> {
@@ -156,6 +169,9 @@ impl Model for GpuDecoder {
         }
         let step = self.begin(batch)?;
         self.run(&step)?;
+        if let Some(others) = &mut self.others {
+            others.wait()?;
+        }
         self.read(&step, batch)
     }
 

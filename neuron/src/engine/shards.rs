@@ -25,6 +25,9 @@ pub trait Communicator: Send {
 
     /// Nobody waits for this rank any more.
     fn abort(&mut self);
+
+    /// Whether there will be no further meeting.
+    fn is_aborted(&self) -> bool;
 }
 
 /// Ranks that are threads of one process and meet in its memory.
@@ -111,6 +114,10 @@ impl Communicator for Loopback {
 
     fn abort(&mut self) {
         self.leave();
+    }
+
+    fn is_aborted(&self) -> bool {
+        self.meeting.lock().aborted.is_some()
     }
 }
 

@@ -9,8 +9,8 @@ use neuron::{
     config::Config,
     device::MakeBackend,
     engine::{
-        Backend, Batch, Blueprint, Communicator, CpuBackend, Draw, GpuBackend, KvFormat, Loopback, Model,
-        Part, Room, Rows, Shard, Weights,
+        Backend, Batch, Blueprint, Communicator, CpuBackend, Draw, GpuBackend, GpuOptions, KvFormat,
+        Loopback, Model, Part, Room, Rows, Shard, Weights,
     },
     server::Server,
 };
@@ -35,6 +35,9 @@ fn on_gpu() -> bool {
     on_gpu
 }
 
+/// Pinned memory for parked models is one piece, so one of the small ones. Ranks would meet by NCCL where there is one.
+const OPTIONS: GpuOptions = GpuOptions { park_bytes: 64 << 20, nccl: true };
+
 const HOST: CpuBackend = CpuBackend { threads: 1, kv: KvFormat::F32, sequences: 4 };
 
 fn load(name: &str, kv: KvFormat, in_situ: Option<Target>) -> (Box<dyn Model>, Arc<Faults>) {
@@ -42,7 +45,7 @@ fn load(name: &str, kv: KvFormat, in_situ: Option<Target>) -> (Box<dyn Model>, A
     let plan = Blueprint::from_safetensors(&files).unwrap();
     let faults = Arc::new(Faults::default());
     let device = device(1 << 30, &faults);
-    let mut backend = GpuBackend::new(device, CpuBackend { kv, ..HOST }, 0);
+    let mut backend = GpuBackend::new(device, CpuBackend { kv, ..HOST }, OPTIONS);
     let weights = Weights::safetensors(files).quantised(in_situ);
     (backend.load(&weights, &plan, Room { context: 64, cached: 256 }).unwrap(), faults)
 }
@@ -109,7 +112,7 @@ fn it_computes_what_the_cpu_computes() {
         let path = hub.path().join("models--test--m/snapshots/one/m.F32.gguf");
         let checked = neuron::preflight::check("test/m", &path, None, 0).unwrap();
         let room = Room { context: 256, cached: 1024 };
-        let mut on_gpu = GpuBackend::new(device(1 << 30, &Arc::default()), HOST, 0);
+        let mut on_gpu = GpuBackend::new(device(1 << 30, &Arc::default()), HOST, OPTIONS);
         let mut host = HOST;
         let mut gpu = Runner::new(on_gpu.load(&checked.weights, &checked.plan, room).unwrap());
         let mut cpu = Runner::new(host.load(&checked.weights, &checked.plan, room).unwrap());
@@ -164,7 +167,7 @@ fn tokens_are_drawn_where_the_logits_are() {
     let path = hub.path().join("models--test--m/snapshots/one/m.F32.gguf");
     let checked = neuron::preflight::check("test/m", &path, None, 0).unwrap();
     let load = || {
-        let mut backend = GpuBackend::new(device(1 << 30, &Arc::default()), HOST, 0);
+        let mut backend = GpuBackend::new(device(1 << 30, &Arc::default()), HOST, OPTIONS);
         backend.load(&checked.weights, &checked.plan, Room { context: 256, cached: 1024 }).unwrap()
     };
     let (mut model, mut plain) = (load(), load());
@@ -236,7 +239,7 @@ fn a_real_model_says_the_same() {
     let checked = neuron::preflight::check(support::MODEL, &path, None, 0).unwrap();
     let room = Room { context: 256, cached: 256 };
     let host = CpuBackend { threads: 2, kv: KvFormat::F16, sequences: 4 };
-    let mut on_gpu = GpuBackend::new(device(2 << 30, &Arc::default()), host, 0);
+    let mut on_gpu = GpuBackend::new(device(2 << 30, &Arc::default()), host, OPTIONS);
     let mut gpu = Runner::new(on_gpu.load(&checked.weights, &checked.plan, room).unwrap());
     let mut on_cpu = host;
     let mut cpu = Runner::new(on_cpu.load(&checked.weights, &checked.plan, room).unwrap());
@@ -269,7 +272,7 @@ fn a_model_in_parts_is_the_whole_model() {
     let shape = whole.sharded(2).unwrap();
     let reference = reference("qwen3_moe");
     let run = |rank: usize, communicator: Box<dyn Communicator>| {
-        let mut backend = GpuBackend::new(device(1 << 30, &Arc::default()), HOST, 0);
+        let mut backend = GpuBackend::new(device(1 << 30, &Arc::default()), HOST, OPTIONS);
         let plan = Blueprint::Decoder(shape.clone());
         let (room, shard) = (Room { context: 64, cached: 256 }, Shard { rank, size: 2, communicator });
         let weights = Weights::safetensors(Arc::clone(&files));
@@ -311,7 +314,7 @@ async fn daemon(bytes: u64, hub: &std::path::Path, more: &str) -> (Server, Clien
             // After it was lost it is another one.
             faults.lost.store(false, SeqCst);
             let device = Device::emulated_with(bytes, Arc::clone(&faults));
-            Ok(Box::new(GpuBackend::new(device, host, PARK)) as Box<dyn Backend>)
+            Ok(Box::new(GpuBackend::new(device, host, OPTIONS)) as Box<dyn Backend>)
         })
     };
     let server = Server::start_with(config, &make).await.unwrap();
@@ -440,9 +443,6 @@ async fn a_gpu_that_is_lost_comes_back_empty() {
     }
     server.stop().await;
 }
-
-/// Pinned memory for parked models: one piece, so one of the small ones.
-const PARK: u64 = 64 << 20;
 
 async fn post(client: &Client, path: &str, model: &str) -> (u16, Value) {
     let reply = client.post(path, json!({ "model_id": model })).await;

@@ -111,7 +111,7 @@ impl GpuDecoder {
         let mut others_now = others.take();
         let mut all_reduce = |work: &Work, tokens: usize, width: usize| match &mut others_now {
             None => Ok(()),
-            Some(others) => work.all_reduce(tokens * width, others.as_mut()),
+            Some(others) => others.all_reduce(work, tokens * width),
         };
         let done = self.layers(step, &mut all_reduce);
         self.others = others_now;

@@ -13,7 +13,7 @@ use super::{
     step::{Inputs, Work},
 };
 use crate::engine::{
-    Communicator, MAX_SEQUENCES, ModelError, Room, Shape, Weights,
+    MAX_SEQUENCES, ModelError, Room, Shape, Weights,
     decoder::frequencies,
     shape::Scaling,
     weights::{Files, StoredTensor},
@@ -53,9 +53,8 @@ impl GpuDecoder {
         weights: &Weights,
         shape: &Shape,
         room: Room,
-        others: Option<Box<dyn Communicator>>,
     ) -> Result<Self, ModelError> {
-        let GpuBackend { device, host, shelf } = backend;
+        let GpuBackend { device, host, shelf, .. } = backend;
         if let Some(refusal) = super::refusal(weights, shape, host.kv) {
             return Err(ModelError(refusal));
         }
@@ -95,7 +94,7 @@ impl GpuDecoder {
             drawn: Vec::new(),
             shape: shape.clone(),
             sequences,
-            others,
+            others: None,
             sizes,
             shelf: shelf.clone(),
             parked: None,
