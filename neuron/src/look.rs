@@ -43,7 +43,10 @@ pub(crate) async fn look(
                     cache_mb: estimate.cache_mb,
                     activations_mb: estimate.activations_mb,
                     required_mb: estimate.total_mb() + estimate.margin_mb(),
-                    free_mb,
+                    free_mb: match limits.gpu {
+                        Some(gpu) if !estimate.on_gpu => gpu.host_free_mb,
+                        _ => free_mb,
+                    },
                 })
             });
             let looked = looked.await.map_err(|e| sources::failed("the model", &e))?;

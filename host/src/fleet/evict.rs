@@ -180,7 +180,7 @@ pub(super) async fn by_operator(
     let fleet = loads.fleet.now();
     let Some(found) = fleet.view(node).and_then(|view| find(view, model)) else { return Ok(()) };
     let mode = if drain { UnloadMode::Drain } else { UnloadMode::IfIdle };
-    let unloaded = unload(loads, node, &found.info.id, mode, None).await;
+    let unloaded = take_off(loads, node, &found.info.id, (mode, None), false).await;
     poll::refresh(loads, node).await;
     unloaded.map_err(NotNow::failure)?;
     loads.metrics.evictions.with_label_values(&["operator"]).inc();
@@ -196,15 +196,20 @@ pub(super) async fn unload(
     mode: UnloadMode,
     least_idle: Option<Duration>,
 ) -> Result<(), NotNow> {
+    take_off(loads, node, name, (mode, least_idle), true).await
+}
+
+/// As [`unload`]; `may_park`: else nothing of it is to be left on the node.
+async fn take_off(
+    loads: &Loads,
+    node: &Arc<Node>,
+    name: &str,
+    (mode, least_idle): (UnloadMode, Option<Duration>),
+    may_park: bool,
+) -> Result<(), NotNow> {
     let fleet = loads.fleet.now();
     let Some(view) = fleet.view(node) else { return Ok(()) };
     let info = view.models.iter().find(|info| info.id == name);
-    if view.discovery.has(feature::PARK) && info.is_some_and(|info| info.can_serve()) {
-        match loads.hosts.shift(node, Shift::Park, name, UNLOAD_LIMIT).await {
-            Ok(_) => return Ok(()),
-            Err(error) => tracing::info!(node = node.name, model = name, %error, "not parked"),
-        }
-    }
     let conditional = view.discovery.has(feature::CONDITIONAL_UNLOAD);
     let request = UnloadRequest {
         model_id: name.to_owned(),
@@ -219,14 +224,23 @@ pub(super) async fn unload(
         let message = format!("{name} could not be unloaded from node {}: {why}", node.name);
         LoadFailure::unavailable("eviction_failed", message)
     };
+    let refused = |body: String| {
+        let said = serde_json::from_str::<UnloadRefused>(&body).map_or(body, |r| r.error.message);
+        NotNow::Later(failure(said))
+    };
+    if may_park && view.discovery.has(feature::PARK) && info.is_some_and(|info| info.can_serve()) {
+        match loads.hosts.shift(node, Shift::Park, &request, UNLOAD_LIMIT).await {
+            Ok(_) => return Ok(()),
+            // It is needed: so it would be by an unload.
+            Err(UpstreamError::Status { status: StatusCode::CONFLICT, body }) => return Err(refused(body)),
+            Err(error) => tracing::info!(node = node.name, model = name, %error, "not parked"),
+        }
+    }
     match loads.hosts.unload(node, &request, UNLOAD_LIMIT).await {
         Ok(_) => {}
         // Somebody else was faster.
         Err(UpstreamError::Status { status: StatusCode::NOT_FOUND, .. }) => {}
-        Err(UpstreamError::Status { status: StatusCode::CONFLICT, body }) => {
-            let said = serde_json::from_str::<UnloadRefused>(&body).map_or(body, |r| r.error.message);
-            return Err(NotNow::Later(failure(said)));
-        }
+        Err(UpstreamError::Status { status: StatusCode::CONFLICT, body }) => return Err(refused(body)),
         Err(error) => return Err(NotNow::Never(failure(error.to_string()))),
     }
     let config = loads.config.load();

@@ -47,12 +47,13 @@ pub trait Hosts: Send + Sync + 'static {
         request: &'a UnloadRequest,
         limit: Duration,
     ) -> Answer<'a, UnloadResponse>;
-    /// `park` takes the weights of a model to the host's memory, `wake` brings them back.
+    /// `park` takes the weights of a model to the host's memory, on the conditions of an unload; `wake` brings them back, and
+    /// looks at the model's name alone.
     fn shift<'a>(
         &'a self,
         node: &'a Node,
         what: Shift,
-        model: &'a str,
+        request: &'a UnloadRequest,
         limit: Duration,
     ) -> Answer<'a, serde_json::Value>;
     fn defrag<'a>(&'a self, node: &'a Node) -> Answer<'a, Defragged>;
@@ -122,14 +123,14 @@ impl Hosts for Upstream {
         &'a self,
         node: &'a Node,
         what: Shift,
-        model: &'a str,
+        request: &'a UnloadRequest,
         limit: Duration,
     ) -> Answer<'a, serde_json::Value> {
         let path = match what {
             Shift::Park => "/models/park",
             Shift::Wake => "/models/wake",
         };
-        told(self, node, path, json!({"model_id": model}), limit)
+        told(self, node, path, request, limit)
     }
 
     fn defrag<'a>(&'a self, node: &'a Node) -> Answer<'a, Defragged> {

@@ -69,6 +69,33 @@ async fn a_node_that_can_park_is_asked_to() {
     assert_eq!(node.lock().loads.len(), 1);
 }
 
+/// Another gateway's model is no more parked than it would be unloaded, and an operator's unload leaves nothing.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_park_has_the_conditions_of_an_unload() {
+    let node = full_node().await;
+    node.lock().features = vec![feature::PARK.into(), feature::CONDITIONAL_UNLOAD.into()];
+    let busy = json!({"error": {"kind": "busy", "in_flight": 1, "message": "1 requests are with it"}});
+    node.lock().still_needed = Some(busy);
+    let gateway = TestGateway::start(&[&node], &["lru", "affinity"], "", MODELS).await;
+    let body = ask("o/b");
+    let waiting = gateway.client.post("/v1/chat/completions", &body);
+    let ends = async {
+        gateway.until("it was refused twice", |_| node.lock().park_bodies.len() >= 2).await;
+        assert!(node.lock().shifts.is_empty() && node.lock().unload_bodies.is_empty());
+        node.lock().still_needed = None;
+    };
+    let (answer, ()) = tokio::join!(waiting, ends);
+    assert_eq!(answer.status, 200, "{}", answer.text());
+    assert_eq!(node.lock().shifts, ["park o/a"]);
+    let asked = node.lock().park_bodies[0].clone();
+    assert_eq!(asked["mode"], "if_idle", "{asked}");
+    assert!(asked["holder"].as_str().unwrap().starts_with("cortex-"), "{asked}");
+    // What an operator unloads is kept nowhere.
+    let unloaded = gateway.admin.post("/admin/unload", &json!({"model": "o/b"})).await;
+    assert_eq!(unloaded.status, 200, "{}", unloaded.text());
+    assert_eq!(node.lock().unloads, ["o/b"]);
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn two_hundred_clients_share_a_load() {
     let node = TestNode::start().await;

@@ -325,7 +325,7 @@ impl Hosts for SimHosts {
         &'a self,
         node: &'a Node,
         _what: Shift,
-        _model: &'a str,
+        _request: &'a UnloadRequest,
         _limit: Duration,
     ) -> Answer<'a, serde_json::Value> {
         Box::pin(self.answer(node, |_| Err(refusal(404, &json!({})))))

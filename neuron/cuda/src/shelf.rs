@@ -7,7 +7,8 @@ use crate::{Buffer, Device, Error, ErrorKind, HostBuffer};
 /// Bytes of a piece: large enough to be copied at the full rate.
 const PIECE: usize = 64 << 20;
 
-/// A budget of pinned memory, in pieces; those that were had once are kept. Clones are the same shelf.
+/// A budget of pinned memory, in pieces, which are kept for as long as any is in use: pinning takes long. Clones are the
+/// same shelf.
 #[derive(Clone)]
 pub struct Shelf(Rc<RefCell<Inner>>);
 
@@ -42,6 +43,11 @@ impl Shelf {
     /// Whether so many bytes may be put there now.
     pub fn has_room(&self, bytes: usize) -> bool {
         bytes.div_ceil(PIECE) * PIECE <= usize::try_from(self.room()).unwrap_or(usize::MAX)
+    }
+
+    /// Whether so many bytes ever could.
+    pub fn could_have(&self, bytes: usize) -> bool {
+        bytes.div_ceil(PIECE) <= self.0.borrow().most
     }
 
     /// Copies all of the buffers, one after the other. Errors where there is not enough room: then nothing is kept.
@@ -118,7 +124,13 @@ impl Shelved {
 
 impl Drop for Shelved {
     fn drop(&mut self) {
-        self.shelf.0.borrow_mut().free.append(&mut self.pieces);
+        let mut inner = self.shelf.0.borrow_mut();
+        inner.free.append(&mut self.pieces);
+        // Where nothing is put away any more the host has its memory back.
+        if inner.free.len() == inner.made {
+            inner.free.clear();
+            inner.made = 0;
+        }
     }
 }
 

@@ -154,6 +154,10 @@ pub(super) fn models_of(app: &App) -> Vec<ModelInfo> {
                 Some(fault) => not_servable(info(id, on(&ready), ModelStatus::Unloaded), "fault", fault),
             },
             State::Unloading(ready) => not_servable(loaded(&ready), "unloading", "its last requests finish"),
+            State::Parked(ready) if ready.stats.fault().is_some() => {
+                let lost = ready.stats.fault().unwrap_or_default();
+                not_servable(info(id, on(&ready), ModelStatus::Unloaded), "device_lost", lost)
+            }
             State::Parked(ready) => {
                 ModelInfo { status: ModelStatus::Parked, vram_used_mb: Some(0), ..loaded(&ready) }
             }

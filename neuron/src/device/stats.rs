@@ -137,6 +137,11 @@ impl Stats {
         }
     }
 
+    /// As if it had just been loaded.
+    pub(crate) fn forget_use(&self) {
+        *self.used() = None;
+    }
+
     fn used(&self) -> MutexGuard<'_, Option<Instant>> {
         self.used.lock().unwrap_or_else(PoisonError::into_inner)
     }

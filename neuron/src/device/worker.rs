@@ -64,12 +64,14 @@ impl Worker {
             if self.lost.is_none() {
                 self.step();
             }
+            if self.lost.is_none() {
+                self.finish_unloads();
+            }
             if let Some(lost) = self.lost.take() {
                 on_lost(&lost);
                 self.give_up(&lost);
                 return;
             }
-            self.finish_unloads();
         }
     }
 
@@ -86,10 +88,12 @@ impl Worker {
                 Ok(control) => self.obey(control),
                 Err(TryRecvError::Empty) => return true,
             }
+            if self.lost.is_none() {
+                self.finish_unloads();
+            }
             if self.lost.is_some() {
                 return true;
             }
-            self.finish_unloads();
         }
     }
 
@@ -326,6 +330,9 @@ impl Worker {
 
     fn finish_unloads(&mut self) {
         self.finish_parking();
+        if self.lost.is_some() {
+            return;
+        }
         for (key, reply) in std::mem::take(&mut self.leaving) {
             match self.lanes.remove(&key) {
                 Some(busy) if !busy.is_idle() => {

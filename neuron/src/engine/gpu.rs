@@ -167,12 +167,16 @@ impl Model for GpuDecoder {
         if self.parked.is_some() {
             return Err(ModelError("the model is parked".to_owned()));
         }
-        let step = self.begin(batch)?;
-        self.run(&step)?;
-        if let Some(others) = &mut self.others {
-            others.wait()?;
+        match self.compute(batch) {
+            Ok(step) => self.read(&step, batch),
+            Err(error) => {
+                // Sums that others are in must not be waited for when this is dropped.
+                if let Some(others) = &mut self.others {
+                    others.abort();
+                }
+                Err(error)
+            }
         }
-        self.read(&step, batch)
     }
 
     fn abandon(&mut self) {
@@ -213,6 +217,15 @@ impl Model for GpuDecoder {
 }
 
 impl GpuDecoder {
+    fn compute(&mut self, batch: &Batch<'_>) -> Result<Step, ModelError> {
+        let step = self.begin(batch)?;
+        self.run(&step)?;
+        if let Some(others) = &mut self.others {
+            others.wait()?;
+        }
+        Ok(step)
+    }
+
     /// All that a step asks of the device, but for what is uploaded before and read after it.
     fn run(&mut self, step: &Step) -> Result<(), ModelError> {
         if !step.recordable || self.others.is_some() {

@@ -27,9 +27,10 @@ pub async fn preflight(config: &Config, id: &str, quant: Option<&str>, json: boo
                 "  {:<12} {weights_mb} MiB of weights, {text_mb} of text, {cache_mb} of cache, {activations_mb} of activations",
                 "memory"
             );
-            // On a GPU the text side is not of what is taken.
-            let taken_mb = weights_mb + cache_mb + activations_mb + if gpu.is_some() { 0 } else { text_mb };
-            let spare_mb = required_mb.saturating_sub(taken_mb);
+            // Where a GPU computes it the text side is not of what is taken.
+            let beside_mb = required_mb.saturating_sub(weights_mb + cache_mb + activations_mb);
+            let by_gpu = gpu.is_some() && beside_mb >= 1024;
+            let spare_mb = beside_mb.saturating_sub(if by_gpu { 0 } else { text_mb });
             println!(
                 "  {:<12} {required_mb} MiB of {free_mb} that are free, {spare_mb} of them to spare",
                 "takes"

@@ -40,7 +40,7 @@ pub(crate) enum State {
 }
 
 /// A loaded model: all that a request needs to know of it.
-#[derive(Debug)]
+#[derive(Debug, Clone)]
 pub(crate) struct Ready {
     /// As it was given at the load.
     pub(crate) id: String,
@@ -141,6 +141,17 @@ impl Entry {
             true
         });
         refused.map_or(Ok(begun), Err)
+    }
+
+    /// From parked to unloading; `false`: it is not parked any more.
+    pub(super) fn start_dropping(&self) -> bool {
+        self.state.send_if_modified(|state| match state {
+            State::Parked(ready) => {
+                *state = State::Unloading(Arc::clone(ready));
+                true
+            }
+            _ => false,
+        })
     }
 
     /// From parked to loading; `false`: it is not parked any more.

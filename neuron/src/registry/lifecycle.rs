@@ -39,11 +39,21 @@ impl Registry {
                     return check_quant(&ready, request.quant.as_deref()).map(|()| true);
                 }
                 State::Failed(failure) => return Err(failure),
-                State::Parked(_) => {
-                    self.wake(&request.model_id).await?;
+                State::Parked(ready) if ready.stats.fault().is_none() => {
+                    check_quant(&ready, request.quant.as_deref())?;
+                    if request.wait == Some(false) {
+                        let (registry, id) = (Arc::clone(self), request.model_id.clone());
+                        self.tasks.spawn(async move {
+                            if let Err(failure) = registry.wake(&id).await {
+                                registry.note_failure(&id, &failure);
+                            }
+                        });
+                        return Ok(false);
+                    }
+                    self.wake_or_drop(&request, &ready).await?;
                 }
                 // Broken or gone: out of the way, then anew.
-                State::Ready(_) => self.forget(&canonical, &entry),
+                State::Ready(_) | State::Parked(_) => self.forget(&canonical, &entry),
                 State::Loading | State::Unloading(_) | State::Gone => {}
             }
         }

@@ -8,7 +8,7 @@ use super::super::{Node, poll};
 use super::{Job, LoadFailure, Loads, limit, refused};
 use crate::config::Model;
 use crate::upstream::UpstreamError;
-use neuron_protocol::{Lease, LoadRequest, ModelStatus, feature};
+use neuron_protocol::{Lease, LoadRequest, ModelStatus, UnloadRequest, feature};
 use std::sync::Arc;
 use tokio::time::Instant;
 
@@ -101,7 +101,8 @@ impl Loads {
         job.is_at(Some(node), "loading");
         if status == Some(Parked) {
             let limit = limit::load_limit(model, node);
-            match self.hosts.shift(node, Shift::Wake, &model.node_id(), limit).await {
+            let wake = UnloadRequest { model_id: model.node_id(), ..UnloadRequest::default() };
+            match self.hosts.shift(node, Shift::Wake, &wake, limit).await {
                 Ok(_) => return Ok(()),
                 Err(error) => tracing::warn!(node = node.name, model = model.id, %error, "not woken"),
             }

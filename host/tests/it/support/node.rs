@@ -76,6 +76,8 @@ pub struct Inner {
     pub still_needed: Option<Value>,
     /// Bodies of `/models/unload` as they came.
     pub unload_bodies: Vec<Value>,
+    /// What was asked of parks.
+    pub park_bodies: Vec<Value>,
     /// Models that were parked and woken, in order.
     pub shifts: Vec<String>,
     pub defrags: u32,
@@ -319,6 +321,12 @@ async fn wake(state: Shared, body: Json<Value>) -> Response {
 fn shift(State(inner): Shared, Json(body): Json<Value>, what: &str, status: ModelStatus) -> Response {
     let mut inner = inner.lock().unwrap();
     let (mb, id) = (inner.model_mb, body["model_id"].as_str().unwrap().to_owned());
+    if what == "park" {
+        inner.park_bodies.push(body);
+        if let Some(error) = &inner.still_needed {
+            return whole(409, error);
+        }
+    }
     let Some(model) = inner.models.iter_mut().find(|m| m.id == id) else {
         return whole(404, &json!({"error": "no such model"}));
     };

@@ -57,6 +57,7 @@ impl Others {
         let done = ranks.wait(|| host.is_aborted() || Instant::now() > until);
         if done.is_err() {
             host.abort();
+            ranks.abort();
         }
         Ok(done?)
     }

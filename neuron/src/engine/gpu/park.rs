@@ -13,7 +13,14 @@ impl GpuDecoder {
         if self.parked.is_some() {
             return Ok(true);
         }
-        if !self.shelf.has_room(self.all_matrices().into_iter().map(Matrix::bytes).sum()) {
+        let bytes = self.all_matrices().into_iter().map(Matrix::bytes).sum();
+        if !self.shelf.could_have(bytes) {
+            return Err(ModelError(format!(
+                "its {} MiB are more than engine.park_mb allows this GPU",
+                bytes >> 20
+            )));
+        }
+        if !self.shelf.has_room(bytes) {
             return Ok(false);
         }
         let buffers: Vec<&Buffer> = self.all_matrices().into_iter().flat_map(Matrix::buffers).collect();
