@@ -89,8 +89,8 @@ impl Registry {
         }
     }
 
-    /// A parked model goes; `false`: it is not there, or awake by now.
-    pub(super) async fn drop_parked(&self, model_id: &str) -> bool {
+    /// A parked model goes; `false`: it is not there, or awake by now. Only in a task: it must come to its end.
+    async fn drop_parked(&self, model_id: &str) -> bool {
         let Some((canonical, entry)) = self.find(model_id) else { return false };
         let State::Parked(ready) = entry.state() else { return false };
         if !entry.start_dropping() {
@@ -140,6 +140,12 @@ impl Registry {
         }
     }
 
+    /// As [`Self::drop_parked`], to its end though the client that asked leaves.
+    async fn drop_whoever_asks(self: &Arc<Self>, model_id: &str) {
+        let (registry, id) = (Arc::clone(self), model_id.to_owned());
+        self.tasks.spawn(async move { registry.drop_parked(&id).await }).await.ok();
+    }
+
     /// For a load: where a parked model is to go to another device, or has no room on its own and has on another, it goes, to
     /// be loaded anew.
     pub(super) async fn wake_or_drop(
@@ -150,7 +156,7 @@ impl Registry {
         let named = request.devices.as_deref().unwrap_or_default();
         let elsewhere = |device: &u32| !ready.devices.contains(&(*device as usize));
         if !named.is_empty() && named.iter().all(elsewhere) {
-            self.drop_parked(&ready.id).await;
+            self.drop_whoever_asks(&ready.id).await;
             return Ok(());
         }
         let Err(failure) = self.wake(&request.model_id).await else { return Ok(()) };
@@ -159,7 +165,7 @@ impl Registry {
         let has_room =
             |(devices, free_mb): (Vec<usize>, u64)| devices != ready.devices && free_mb >= wanted_mb;
         if full && self.place(request).is_ok_and(has_room) {
-            self.drop_parked(&ready.id).await;
+            self.drop_whoever_asks(&ready.id).await;
             return Ok(());
         }
         Err(failure)

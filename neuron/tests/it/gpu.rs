@@ -567,3 +567,28 @@ async fn all_memory_is_back_after_every_unload() {
     }
     server.stop().await;
 }
+
+/// Weights are parked for the GPU that they were on: a load that names another has them read anew.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_parked_model_goes_where_a_load_says() {
+    let hub = tempfile::tempdir().unwrap();
+    references::install(hub.path(), "qwen3");
+    let (server, client, _) = daemon(4 << 30, hub.path(), "cpu_devices = 2\nmax_sequences = 4\n").await;
+    let on = |device: u32| json!({ "model_id": "test/qwen3", "devices": [device] });
+    assert_eq!(client.post("/models/load", on(0)).await.status.as_u16(), 200);
+    assert_eq!(post(&client, "/models/park", "test/qwen3").await.0, 200);
+    assert_eq!(client.post("/models/load", on(0)).await.status.as_u16(), 200);
+    let devices = async || client.json("/models").await[0]["devices"].clone();
+    assert_eq!(devices().await, json!([0]));
+    let generation = client.json("/models").await[0]["generation"].clone();
+    assert_eq!(generation, json!(2), "one that is back is another than it was");
+    assert_eq!(post(&client, "/models/park", "test/qwen3").await.0, 200);
+    assert_eq!(client.post("/models/load", on(1)).await.status.as_u16(), 200);
+    assert_eq!(
+        (devices().await, status_of(&client, "test/qwen3").await.as_deref()),
+        (json!([1]), Some("loaded"))
+    );
+    assert_eq!(free_mb(&client).await, 4096, "nothing is left on the first");
+    assert_eq!(client.post("/v1/chat/completions", ask("test/qwen3", false)).await.status.as_u16(), 200);
+    server.stop().await;
+}
