@@ -1,20 +1,28 @@
 //! What operators see: `/admin/*` on a listener of its own, and metrics on another.
 
+mod attempts;
 mod authorise;
 mod operate;
 
+pub use attempts::Attempts;
+pub(crate) use authorise::Operator;
+
 use crate::config::Role;
-use crate::fleet::pinned_too_large;
+use crate::console;
+use crate::fleet::{NodeView, pinned_too_large};
 use crate::gateway::Gateway;
 use crate::policy::limits;
-use axum::extract::{DefaultBodyLimit, Path, State};
-use axum::http::{StatusCode, header};
+use axum::extract::{DefaultBodyLimit, Path, Request, State};
+use axum::http::{HeaderValue, StatusCode, header};
+use axum::middleware::Next;
 use axum::response::{IntoResponse, Response};
 use axum::routing::{get, post, put};
 use axum::{Json, Router, middleware};
+use neuron_protocol::ModelInfo;
 use serde_json::{Value, json};
 use std::net::IpAddr;
 use std::sync::Arc;
+use std::time::Duration;
 
 /// Where a request comes from, as its listener says.
 #[derive(Debug, Clone, Copy)]
@@ -29,10 +37,10 @@ pub fn metrics_router(gateway: &Arc<Gateway>) -> Router {
 }
 
 /// `GET /admin/status`, `/admin/requests`, `/admin/requests/{id}`, `/admin/policies`, `/admin/usage`; `POST /admin/load`,
-/// `/admin/plan-load`, `/admin/unload`, `/admin/drain`, `/admin/pin`; `PUT /admin/policies/{name}`
+/// `/admin/plan-load`, `/admin/unload`, `/admin/drain`, `/admin/pin`; `PUT /admin/policies/{name}`; and the console.
 pub fn admin_router(gateway: &Arc<Gateway>) -> Router {
     // A path has its methods in one role's routes, or axum would let one of them in the place of the other.
-    let of = |role: Role, routes: Router<Arc<Gateway>>| {
+    let of = |role: Option<Role>, routes: Router<Arc<Gateway>>| {
         let state = (gateway.clone(), role);
         routes.route_layer(middleware::from_fn_with_state(state, authorise::authorise))
     };
@@ -53,19 +61,51 @@ pub fn admin_router(gateway: &Arc<Gateway>) -> Router {
         .route("/admin/pin", post(operate::pin));
     let uploaded = Router::new()
         .route("/admin/policies/{name}", put(operate::upload))
+        .route("/admin/policies/{name}/rollback", post(operate::roll_back))
         .layer(DefaultBodyLimit::max(limits::COMPONENT_AT_MOST as usize));
-    of(Role::Viewer, seen)
-        .merge(of(Role::Operator, done))
-        .merge(of(Role::PolicyUpload, uploaded))
+    let announced = middleware::from_fn(refuse_what_is_too_large);
+    of(Some(Role::Viewer), seen.merge(console::seen()))
+        .merge(of(Some(Role::Operator), done.route_layer(announced.clone()).merge(console::done())))
+        .merge(of(Some(Role::PolicyUpload), uploaded.route_layer(announced)))
+        .merge(of(None, console::known()))
+        .merge(console::pages())
         .with_state(gateway.clone())
 }
 
+/// By what its head says, before any of it is taken.
+async fn refuse_what_is_too_large(request: Request, next: Next) -> Response {
+    let length =
+        request.headers().get(header::CONTENT_LENGTH).and_then(|v| v.to_str().ok()?.parse::<u64>().ok());
+    match length {
+        Some(length) if length > limits::COMPONENT_AT_MOST => {
+            let message = format!(
+                "{length} bytes are announced, and no more than {} are taken",
+                limits::COMPONENT_AT_MOST
+            );
+            Refused(StatusCode::PAYLOAD_TOO_LARGE, message).into_response()
+        }
+        _ => next.run(request).await,
+    }
+}
+
 /// `{"error": {"message": …}}` with its status.
-struct Refused(StatusCode, String);
+pub(crate) struct Refused(pub(crate) StatusCode, pub(crate) String);
+
+impl Refused {
+    /// 429.
+    fn for_now(wait: Duration, why: &str) -> Self {
+        let seconds = wait.as_secs() + 1;
+        Self(StatusCode::TOO_MANY_REQUESTS, format!("{why}; try again in {seconds} s"))
+    }
+}
 
 impl IntoResponse for Refused {
     fn into_response(self) -> Response {
-        (self.0, Json(json!({"error": {"message": self.1}}))).into_response()
+        let mut response = (self.0, Json(json!({"error": {"message": self.1}}))).into_response();
+        if self.0 == StatusCode::TOO_MANY_REQUESTS {
+            response.headers_mut().insert(header::RETRY_AFTER, HeaderValue::from_static("6"));
+        }
+        response
     }
 }
 
@@ -85,22 +125,10 @@ pub fn status(gateway: &Gateway) -> Value {
         .nodes
         .iter()
         .map(|view| {
-            let models: Vec<Value> = view
-                .models
-                .iter()
-                .map(|info| {
-                    let load = view.health.models.iter().find(|m| m.id == info.id);
-                    json!({"id": info.id, "status": info.status, "devices": info.devices,
-                           "pinned": gateway.is_pinned(&info.id),
-                           "vram_used_mb": info.vram_used_mb, "servable": info.servable,
-                           "in_flight": load.map(|l| l.in_flight), "queue_depth": load.map(|l| l.queue_depth)})
-                })
-                .collect();
-            json!({"name": view.node.name, "endpoint": view.node.peer.endpoint, "state": view.state,
-                   "draining": view.node.draining(),
-                   "left_alone_secs": view.node.left_alone_for().map(|time| time.as_secs_f64()), "error": view.error, "uptime_secs": view.health.uptime_secs,
-                   "hostname": view.discovery.hostname, "devices": devices(view), "models": models,
-                   "cuda_unavailable_reason": view.discovery.cuda_unavailable_reason})
+            let id = |name: &str| config.catalogue.id_of(name).to_owned();
+            let mut node = node(view, &|name| (id(name), gateway.is_pinned(name)));
+            node["uptime_secs"] = view.health.uptime_secs.into();
+            node
         })
         .collect();
     let mut doubts = config.doubts();
@@ -123,9 +151,15 @@ pub fn status(gateway: &Gateway) -> Value {
             "oldest_secs": desk.longest_wait().map(|wait| wait.as_secs_f64()),
         })).collect::<Vec<_>>(),
         "pins": &*gateway.fleet.pins(),
+        "traffic": {"under_way": gateway.traffic.count(), "samples": last(gateway.traffic.samples.list(), 60)},
+        "events": last(gateway.loads.chronicle.list(), 20),
         "policies": gateway.policies.table().status(),
         "models": config.catalogue.models().map(|m| &m.id).collect::<Vec<_>>(),
     })
+}
+
+fn last<T>(mut all: Vec<T>, most: usize) -> Vec<T> {
+    all.split_off(all.len().saturating_sub(most))
 }
 
 /// What each key has used, beside what it may.
@@ -145,7 +179,28 @@ pub fn policies(gateway: &Gateway) -> Value {
     })
 }
 
-fn devices(view: &crate::fleet::NodeView) -> Vec<Value> {
+/// A node as it is known here, but for what changes with every second. `known`: of a model, by the node's name for it, the
+/// catalogue's id and whether it is pinned.
+pub(crate) fn node(view: &NodeView, known: &dyn Fn(&str) -> (String, bool)) -> Value {
+    let model = |info: &ModelInfo| {
+        let load = view.health.models.iter().find(|m| m.id == info.id);
+        let (id, pinned) = known(&info.id);
+        json!({"id": info.id, "model": id, "status": info.status, "devices": info.devices,
+               "pinned": pinned,
+               "vram_used_mb": info.vram_used_mb, "servable": info.servable,
+               "in_flight": load.map(|l| l.in_flight), "queue_depth": load.map(|l| l.queue_depth)})
+    };
+    json!({"name": view.node.name, "endpoint": view.node.peer.endpoint, "state": view.state,
+           "upstream": view.node.offer().is_some(), "draining": view.node.draining(),
+           "left_alone_secs": view.node.left_alone_for().map(|time| time.as_secs_f64().ceil()), "error": view.error,
+           "hostname": view.discovery.hostname, "devices": devices(view),
+           "models": view.models.iter().map(model).collect::<Vec<_>>(),
+           "in_flight": view.node.in_flight(), "driver_version": view.discovery.driver_version,
+           "cuda_version": view.discovery.cuda_version,
+           "cuda_unavailable_reason": view.discovery.cuda_unavailable_reason})
+}
+
+fn devices(view: &NodeView) -> Vec<Value> {
     let health = |index| view.health.devices.iter().find(|d| d.index == index);
     view.discovery
         .devices
@@ -153,7 +208,9 @@ fn devices(view: &crate::fleet::NodeView) -> Vec<Value> {
         .map(|device| {
             let now = health(device.index);
             json!({"index": device.index, "name": device.name, "vram_total_mb": device.vram_total_mb,
+                   "compute_capability": device.compute_capability,
                    "vram_used_mb": now.map(|d| d.vram_used_mb), "vram_free_mb": now.map(|d| d.vram_free_mb),
+                   "utilization_pct": now.map(|d| d.utilization_pct), "temp_c": now.map(|d| d.temp_c),
                    "state": now.and_then(|d| d.state), "reason": now.and_then(|d| d.reason.as_deref())})
         })
         .collect()

@@ -1,14 +1,20 @@
 //! The command line.
 
 mod check;
+mod exit;
 mod explain;
+mod init;
+mod manual;
 mod operate;
 mod plan;
 mod plan_load;
 mod policy;
+mod screen;
 mod serve;
 mod status;
 mod target;
+
+pub use exit::code;
 
 use clap::{Parser, Subcommand};
 use std::path::PathBuf;
@@ -17,8 +23,11 @@ const DEFAULT_CONFIG: &str = "/etc/cortex/cortex.toml";
 
 /// One address in front of a fleet of GPU machines that serve language models.
 #[derive(Parser)]
-#[command(name = "cortex", version)]
+#[command(name = "cortex", version, after_help = exit::CODES)]
 pub struct Cli {
+    /// Answer in JSON, for programs
+    #[arg(long, global = true)]
+    json: bool,
     #[command(subcommand)]
     command: Command,
 }
@@ -48,6 +57,12 @@ enum Command {
     /// Work on policies
     #[command(subcommand)]
     Policy(policy::Command),
+    /// Write a commented configuration, from the neurons at the addresses that are given or asked for
+    Init(init::Args),
+    /// Print what makes a shell complete cortex's commands
+    Completions(manual::Completions),
+    /// Write the manual's pages
+    Man(manual::Man),
 }
 
 #[derive(clap::Args)]
@@ -59,17 +74,30 @@ struct ConfigArg {
 
 /// Runs the command. An error's text is for the person who called.
 pub fn run(cli: Cli) -> anyhow::Result<()> {
+    let json = cli.json;
     match cli.command {
         Command::Serve(args) => serve::run(&args.config),
-        Command::Status(args) => status::run(&args),
-        Command::Explain(args) => explain::run(&args),
-        Command::PlanLoad(args) => plan_load::run(&args),
-        Command::Load(args) => operate::load(&args),
-        Command::Unload(args) => operate::unload(&args),
-        Command::Drain(args) => operate::drain(&args),
-        Command::Pin(args) => operate::pin(&args),
-        Command::Plan(args) => plan::run(&args),
-        Command::Check(args) => check::run(&args.config),
-        Command::Policy(command) => policy::run(&command),
+        Command::Status(args) => status::run(&args, json),
+        Command::Explain(args) => explain::run(&args, json),
+        Command::PlanLoad(args) => plan_load::run(&args, json),
+        Command::Load(args) => operate::load(&args, json),
+        Command::Unload(args) => operate::unload(&args, json),
+        Command::Drain(args) => operate::drain(&args, json),
+        Command::Pin(args) => operate::pin(&args, json),
+        Command::Plan(args) => plan::run(&args, json),
+        Command::Check(args) => check::run(&args.config, json),
+        Command::Policy(command) => policy::run(&command, json),
+        Command::Init(args) => init::run(&args, json),
+        Command::Completions(args) => {
+            manual::completions(&args);
+            Ok(())
+        }
+        Command::Man(args) => manual::pages(&args),
     }
+}
+
+/// What programs read.
+fn print_json(value: &impl serde::Serialize) -> anyhow::Result<()> {
+    println!("{}", serde_json::to_string_pretty(value)?);
+    Ok(())
 }

@@ -11,6 +11,7 @@ mod overrides;
 mod policies;
 mod raw;
 mod reload;
+mod settings;
 mod telemetry;
 mod tls;
 
@@ -22,6 +23,7 @@ pub use explain::{ConfigError, nearest};
 pub use keys::{Cap, Key, Keys, LONGEST_WINDOW, Limits, Quantity, digest};
 pub use node::{NodeConfig, Offer, Serves};
 pub use policies::Canary;
+pub use settings::Setting;
 pub use telemetry::Telemetry;
 pub use tls::Tls;
 
@@ -79,6 +81,8 @@ pub struct Config {
     pub eviction_patience: Duration,
     pub nodes: Vec<NodeConfig>,
     pub catalogue: Catalogue,
+    /// All of the above as it was said, or not said.
+    pub settings: Vec<Setting>,
     /// Files that this came from, to be watched.
     pub files: Vec<PathBuf>,
 }
@@ -105,7 +109,8 @@ impl Config {
     ) -> Result<Self, ConfigError> {
         let text = read(path).map_err(|e| ConfigError::file(path, &e))?;
         let raw: raw::File = explain::parse(path, &text)?;
-        let mut raw = overrides::apply(raw, path, &text, vars)?;
+        let vars: Vec<(String, String)> = vars.collect();
+        let mut raw = overrides::apply(raw, path, &text, vars.iter().cloned())?;
         let base = path.parent().unwrap_or(Path::new("."));
         let models = base.join(raw.gateway.models.as_deref().unwrap_or("models.toml"));
         let catalogue = match read(&models) {
@@ -123,8 +128,11 @@ impl Config {
             raw.keys.extend(keys::parse_file(&keys, &text)?);
             files.push(keys);
         }
+        let settings = settings::of(&raw, &explain::parse(path, &text)?, &vars);
         let outside = Outside { base, env: &env, read: &read };
-        Self::validate(raw, &outside, catalogue, files).map_err(|said| ConfigError::says(path, said))
+        let valid = Self::validate(raw, &outside, catalogue, files);
+        let config = valid.map_err(|said| ConfigError::says(path, said))?;
+        Ok(Self { settings, ..config })
     }
 
     fn validate(
@@ -196,6 +204,7 @@ impl Config {
             eviction_patience: time("eviction", "patience_secs", eviction.patience_secs)?,
             nodes,
             catalogue,
+            settings: Vec::new(),
             files,
         })
     }
@@ -251,6 +260,9 @@ impl Config {
         note(self.eviction_patience != new.eviction_patience, "eviction.patience_secs");
         let addresses = |c: &Self| [c.listen.clone(), c.metrics_listen.clone(), c.admin_listen.clone()];
         note(addresses(self) != addresses(new), "listen addresses (these need a restart)");
+        if changes.is_empty() && self.settings != new.settings {
+            changes.push("what is said and what is left to its default".to_owned());
+        }
         // A key that is missing above is in force all the same, and is not passed over in silence.
         if changes.is_empty() && self != new {
             changes.push("other settings".to_owned());

@@ -2,6 +2,7 @@
 
 mod assumed;
 mod breaker;
+mod chronicle;
 mod desk;
 mod dispatch;
 mod evict;
@@ -23,6 +24,7 @@ mod survey;
 mod usage;
 
 pub use assumed::Assumption;
+pub use chronicle::{Chronicle, Event, What};
 pub use desk::Desk;
 pub use dispatch::{Ask, Denied, Granted, Routed};
 pub use foresee::{Foreseen, Outcome};

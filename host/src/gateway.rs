@@ -1,13 +1,16 @@
 //! What all requests share.
 
 use crate::accounts::Accounts;
+use crate::admin::Attempts;
 use crate::config::{Config, ConfigError};
+use crate::console::Feed;
 use crate::decide::Decider;
 use crate::fleet::{FleetState, Hosts, Keeper, Loads, Pollers, pinned_too_large};
 use crate::metrics::Metrics;
 use crate::policy::{PolicyEngine, Registry};
-use crate::request::{Recent, RetryBudget};
+use crate::request::{Recent, RetryBudget, now_ms};
 use crate::telemetry::Exporter;
+use crate::traffic::Traffic;
 use crate::upstream::Upstream;
 use arc_swap::ArcSwap;
 use std::path::PathBuf;
@@ -20,6 +23,7 @@ use tokio_util::task::TaskTracker;
 
 /// A process that is killed takes this much of its usage with it.
 pub(crate) const USAGE_EVERY: Duration = Duration::from_secs(1);
+const SAMPLE_EVERY: Duration = Duration::from_secs(1);
 /// Times that, after which what other processes used is looked for though this one used nothing.
 const LOOK_AFTER: u32 = 10;
 
@@ -33,6 +37,10 @@ pub struct Gateway {
     pub upstream: Upstream,
     pub loads: Arc<Loads>,
     pub recent: Recent,
+    pub traffic: Arc<Traffic>,
+    /// Admin keys that were none.
+    pub wrong_keys: Attempts,
+    pub(crate) feed: Feed,
     pub retries: RetryBudget,
     pub accounts: Arc<Accounts>,
     /// Spans go there.
@@ -92,6 +100,8 @@ impl Gateway {
             tasks.clone(),
         ));
         tasks.spawn(keep_usage(accounts.clone(), shutdown.clone()));
+        let traffic = Arc::new(Traffic::default());
+        tasks.spawn(sample(traffic.clone(), loads.clone(), shutdown.clone()));
         tasks.spawn(Keeper::new(loads.clone(), tasks.clone()).run(shutdown.clone()));
         Ok(Arc::new(Self {
             config,
@@ -102,6 +112,9 @@ impl Gateway {
             upstream,
             loads,
             recent: Recent::default(),
+            traffic,
+            wrong_keys: Attempts::default(),
+            feed: Feed::default(),
             retries: RetryBudget::default(),
             accounts,
             telemetry,
@@ -195,6 +208,14 @@ impl Gateway {
 fn say_doubts(config: &Config) {
     for doubt in config.doubts() {
         tracing::warn!("{doubt}");
+    }
+}
+
+/// What the last minutes were like, whoever looks.
+async fn sample(traffic: Arc<Traffic>, loads: Arc<Loads>, shutdown: CancellationToken) {
+    while shutdown.run_until_cancelled(tokio::time::sleep(SAMPLE_EVERY)).await.is_some() {
+        let waiting = loads.crowded().iter().map(|desk| desk.waiting()).sum();
+        traffic.samples.take(now_ms(), traffic.count(), waiting);
     }
 }
 

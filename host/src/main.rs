@@ -6,7 +6,7 @@ fn main() -> ExitCode {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
             eprintln!("cortex: {error:#}");
-            ExitCode::FAILURE
+            ExitCode::from(cortex::cli::code(&error))
         }
     }
 }

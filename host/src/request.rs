@@ -30,6 +30,7 @@ pub use body::Body;
 pub use budget::RetryBudget;
 pub(crate) use foreign::SUFFIX as UPSTREAM_SUFFIX;
 pub use settle::{Recent, RequestRecord};
+
 pub(crate) use story::Step;
 pub use story::Told;
 pub(crate) use trace::Trace;
@@ -41,15 +42,27 @@ use crate::refusal::Refusal;
 use dialect::Dialect;
 use foreign::Original;
 use http::{HeaderMap, HeaderValue, Request, Response, StatusCode, header};
-use hyper::body::Incoming;
+use read::Inbound;
 use recognise::{Inference, Native, Recognised};
 use settle::Ledger;
 use std::net::IpAddr;
 use std::sync::Arc;
 use std::time::{SystemTime, UNIX_EPOCH};
 
+/// Who sends a request.
+pub(crate) enum Sender {
+    /// Somebody at this address, who says who they are.
+    At(IpAddr),
+    /// Known already: an operator at the console.
+    Known(Arc<Key>),
+}
+
 /// Serves one request; every outcome is a response.
-pub async fn serve(gateway: Arc<Gateway>, from: IpAddr, request: Request<Incoming>) -> Response<Body> {
+pub(crate) async fn serve(
+    gateway: Arc<Gateway>,
+    sender: Sender,
+    request: Request<impl Inbound>,
+) -> Response<Body> {
     let (parts, body) = request.into_parts();
     let mut ledger = Ledger::open(&gateway, &parts.headers);
     let table = gateway.policies.table();
@@ -66,9 +79,10 @@ pub async fn serve(gateway: Arc<Gateway>, from: IpAddr, request: Request<Incomin
             (spoken, is_probe) = (Some((generation, endpoint)), false);
         }
         let config = gateway.config.load_full();
-        let caller = match is_probe {
-            true => Arc::default(),
-            false => authenticate::authenticate(&config, from, &parts.headers)?,
+        let caller = match sender {
+            _ if is_probe => Arc::default(),
+            Sender::Known(key) => key,
+            Sender::At(from) => authenticate::authenticate(&config, from, &parts.headers)?,
         };
         ledger.key.clone_from(&caller.name);
         let body = match is_probe {

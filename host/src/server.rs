@@ -109,7 +109,7 @@ impl Site for Clients {
     type Body = request::Body;
 
     async fn answer(self, from: IpAddr, request: Request<Incoming>) -> Response<Self::Body> {
-        request::serve(self.0, from, request).await
+        request::serve(self.0, request::Sender::At(from), request).await
     }
 }
 

@@ -1,7 +1,8 @@
 //! Who may use the admin address, and for what.
 
+use super::attempts::Attempts;
 use super::{From, Refused};
-use crate::config::{Config, Role};
+use crate::config::{AdminKey, Config, Role, digest};
 use crate::gateway::Gateway;
 use axum::extract::{Request, State};
 use axum::http::{HeaderMap, StatusCode, Uri, header};
@@ -10,62 +11,126 @@ use axum::response::{IntoResponse, Response};
 use std::net::IpAddr;
 use std::sync::Arc;
 
-/// With `[[admin_keys]]`, one of them that has the role. Without, programs on this machine, and no pages that its
-/// browsers show: those bear their origin, or ask for this address under a name of their own.
+/// With `[[admin_keys]]`, one of them that has the role. Without, programs on this machine and the console in its
+/// browsers, and no other pages: those bear another origin, or ask for this address under a name of their own.
 pub(super) async fn authorise(
-    State((gateway, role)): State<(Arc<Gateway>, Role)>,
-    request: Request,
+    State((gateway, role)): State<(Arc<Gateway>, Option<Role>)>,
+    mut request: Request,
     next: Next,
 ) -> Response {
     let from = request.extensions().get::<From>().map(|from| from.0);
-    let allowed = check(&gateway.config.load(), role, from, request.uri(), request.headers());
+    let allowed = check(&gateway, role, from, request.uri(), request.headers());
     match allowed {
-        Ok(()) => next.run(request).await,
+        Ok(operator) => {
+            request.extensions_mut().insert(operator);
+            next.run(request).await
+        }
         Err(refused) => refused.into_response(),
     }
 }
 
+/// Who passed.
+#[derive(Debug, Clone)]
+pub(crate) struct Operator {
+    /// `None`: somebody on this machine, where there are no keys.
+    pub(crate) key: Option<Arc<AdminKey>>,
+    digest: Option<[u8; 32]>,
+}
+
+impl Operator {
+    /// Whether what let them in is still so.
+    pub(crate) fn is_still(&self, config: &Config, role: Role) -> bool {
+        match &self.digest {
+            None => config.admin_keys.is_empty(),
+            Some(digest) => config.admin_keys.of_digest(digest).is_some_and(|key| key.may(role)),
+        }
+    }
+
+    pub(crate) fn may(&self, role: Role) -> bool {
+        self.key.as_ref().is_none_or(|key| key.may(role))
+    }
+}
+
+/// `role`: `None` where any will do.
 fn check(
-    config: &Config,
-    role: Role,
+    gateway: &Gateway,
+    role: Option<Role>,
     from: Option<IpAddr>,
     uri: &Uri,
     headers: &HeaderMap,
-) -> Result<(), Refused> {
-    let refuse = |status, message: String| Err(Refused(status, message));
-    if headers.contains_key(header::ORIGIN) {
-        return refuse(StatusCode::FORBIDDEN, "requests of web pages are not taken here".into());
+) -> Result<Operator, Refused> {
+    let config = gateway.config.load();
+    if !is_same_origin(uri, headers) {
+        let message = "requests of other sites' pages are not taken here";
+        return Err(Refused(StatusCode::FORBIDDEN, message.into()));
     }
-    if !config.admin_keys.is_empty() {
-        let Some(key) = crate::request::presented_key(headers) else {
-            let message =
-                "an admin key is needed: Authorization: Bearer KEY (cortex takes it from CORTEX_ADMIN_KEY)";
-            return refuse(StatusCode::UNAUTHORIZED, message.into());
-        };
-        return match config.admin_keys.of(key) {
-            Some(key) if key.may(role) => Ok(()),
-            Some(key) => {
-                let message = format!("the admin key {} does not have the role {}", key.name, role.name());
-                refuse(StatusCode::FORBIDDEN, message)
-            }
-            None => refuse(StatusCode::UNAUTHORIZED, "this admin key is not known here".into()),
-        };
+    match config.admin_keys.is_empty() {
+        true => nearby(from, uri, headers),
+        false => by_key(&config, &gateway.wrong_keys, role, from, headers),
     }
+}
+
+fn by_key(
+    config: &Config,
+    wrong: &Attempts,
+    role: Option<Role>,
+    from: Option<IpAddr>,
+    headers: &HeaderMap,
+) -> Result<Operator, Refused> {
+    let Some(key) = crate::request::presented_key(headers) else {
+        let message =
+            "an admin key is needed: Authorization: Bearer KEY (cortex takes it from CORTEX_ADMIN_KEY)";
+        return Err(Refused(StatusCode::UNAUTHORIZED, message.into()));
+    };
+    // Whoever guesses is not told whether this one was right.
+    if let Some(wait) = from.and_then(|from| wrong.must_wait(from)) {
+        return Err(Refused::for_now(wait, "too many wrong admin keys came from this address"));
+    }
+    let digest = digest(key);
+    let Some(key) = config.admin_keys.of_digest(&digest) else {
+        from.inspect(|from| wrong.note(*from));
+        return Err(Refused(StatusCode::UNAUTHORIZED, "this admin key is not known here".into()));
+    };
+    match role {
+        Some(role) if !key.may(role) => {
+            let message = format!("the admin key {} does not have the role {}", key.name, role.name());
+            Err(Refused(StatusCode::FORBIDDEN, message))
+        }
+        _ => Ok(Operator { key: Some(key.clone()), digest: Some(digest) }),
+    }
+}
+
+fn nearby(from: Option<IpAddr>, uri: &Uri, headers: &HeaderMap) -> Result<Operator, Refused> {
     if !from.is_some_and(|from| from.to_canonical().is_loopback()) {
         let message = "without [[admin_keys]] in cortex.toml only programs on this machine are served here";
-        return refuse(StatusCode::UNAUTHORIZED, message.into());
+        return Err(Refused(StatusCode::UNAUTHORIZED, message.into()));
     }
-    let host = headers.get(header::HOST).and_then(|host| host.to_str().ok());
-    let host = uri.host().or(host).unwrap_or_default();
+    let host = asked_host(uri, headers);
     match is_own_name(host) {
-        true => Ok(()),
-        false => refuse(
-            StatusCode::FORBIDDEN,
-            format!(
+        true => Ok(Operator { key: None, digest: None }),
+        false => {
+            let message = format!(
                 "{host:?} is not this machine's address: ask for localhost or an IP address, or use [[admin_keys]]"
-            ),
-        ),
+            );
+            Err(Refused(StatusCode::FORBIDDEN, message))
+        }
     }
+}
+
+fn asked_host<'a>(uri: &'a Uri, headers: &'a HeaderMap) -> &'a str {
+    let host = headers.get(header::HOST).and_then(|host| host.to_str().ok());
+    uri.authority().map(|authority| authority.as_str()).or(host).unwrap_or_default()
+}
+
+/// Programs say nothing of an origin; browsers say it of all that changes something, and newer ones of every request.
+fn is_same_origin(uri: &Uri, headers: &HeaderMap) -> bool {
+    if headers.get("sec-fetch-site").is_some_and(|site| site != "same-origin" && site != "none") {
+        return false;
+    }
+    let Some(origin) = headers.get(header::ORIGIN) else { return true };
+    let origin = origin.to_str().ok().and_then(|origin| origin.split_once("://"));
+    let host = asked_host(uri, headers);
+    !host.is_empty() && origin.is_some_and(|(_, from)| from.eq_ignore_ascii_case(host))
 }
 
 /// A name that nobody else can make point here: a page's own name may, whatever the page is.
@@ -88,22 +153,40 @@ mod tests {
 
     #[test]
     fn without_keys_only_this_machine_is_served_by_its_own_name() {
-        let dir = tempfile::tempdir().unwrap();
-        std::fs::write(dir.path().join("cortex.toml"), "[gateway]\n").unwrap();
-        let config = Config::load(&dir.path().join("cortex.toml")).unwrap();
         let check = |from: &str, header: (&'static str, &'static str), want: Option<u16>| {
             let headers: HeaderMap =
                 [(header.0.parse().unwrap(), header.1.parse().unwrap())].into_iter().collect();
             let from = Some(from.parse().unwrap());
-            let got = check(&config, Role::Operator, from, &Uri::from_static("/admin/status"), &headers);
+            let got = nearby(from, &Uri::from_static("/admin/status"), &headers);
             assert_eq!(got.err().map(|refused| refused.0.as_u16()), want, "{from:?} {header:?}");
         };
         check("127.0.0.1", ("host", "localhost:31315"), None);
         check("::ffff:127.0.0.1", ("host", "127.0.0.1"), None);
         check("10.0.0.7", ("host", "10.0.0.1:31315"), Some(401));
         check("127.0.0.1", ("host", "rebound.example"), Some(403));
-        check("127.0.0.1", ("origin", "http://localhost"), Some(403));
         check("127.0.0.1", ("x-other", "x"), Some(403));
+    }
+
+    #[test]
+    fn pages_of_other_sites_are_told_apart() {
+        let check = |headers: &[(&'static str, &'static str)], same| {
+            let map = headers.iter().map(|(name, value)| (name.parse().unwrap(), value.parse().unwrap()));
+            let map: HeaderMap = map.collect();
+            assert_eq!(is_same_origin(&Uri::from_static("/admin/load"), &map), same, "{headers:?}");
+        };
+        check(&[("host", "gpu:31315")], true);
+        check(&[("host", "gpu:31315"), ("origin", "http://gpu:31315")], true);
+        check(
+            &[("host", "gpu:31315"), ("origin", "https://GPU:31315"), ("sec-fetch-site", "same-origin")],
+            true,
+        );
+        check(&[("host", "gpu:31315"), ("sec-fetch-site", "none")], true);
+        check(&[("host", "gpu:31315"), ("origin", "http://gpu:31313")], false);
+        check(&[("host", "gpu:31315"), ("origin", "http://evil.example")], false);
+        check(&[("host", "gpu:31315"), ("origin", "null")], false);
+        check(&[("origin", "http://")], false);
+        check(&[("host", "gpu:31315"), ("sec-fetch-site", "same-site")], false);
+        check(&[("host", "gpu:31315"), ("sec-fetch-site", "cross-site")], false);
     }
 
     #[test]

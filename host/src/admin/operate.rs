@@ -145,23 +145,44 @@ pub(super) async fn upload(
     State(gateway): State<Arc<Gateway>>,
     Path(name): Path<String>,
     body: Bytes,
-) -> Answer {
+) -> Result<(StatusCode, Json<Value>), Refused> {
     let policies = gateway.policies.clone();
     let taken = tokio::task::spawn_blocking(move || policies.upload(&name, &body)).await;
     let taken = taken.map_err(|e| Refused(StatusCode::INTERNAL_SERVER_ERROR, e.to_string()))?;
-    let report = taken.map_err(|refused| {
-        let status = match &refused {
-            NotTaken::Name(_) => StatusCode::BAD_REQUEST,
-            NotTaken::TooLarge(..) => StatusCode::PAYLOAD_TOO_LARGE,
-            NotTaken::Refused(_) => StatusCode::UNPROCESSABLE_ENTITY,
-            NotTaken::NoDirectory | NotTaken::Overtaken(_) => StatusCode::CONFLICT,
-            NotTaken::Write { .. } => StatusCode::INSUFFICIENT_STORAGE,
-        };
-        Refused(status, refused.to_string())
-    })?;
+    let report = match taken {
+        Ok(report) => report,
+        Err(NotTaken::Refused(report)) => {
+            let message = NotTaken::Refused(report.clone()).to_string();
+            let said = json!({"error": {"message": message, "report": report}});
+            return Ok((StatusCode::UNPROCESSABLE_ENTITY, Json(said)));
+        }
+        Err(refused) => return Err(not_taken(&refused)),
+    };
     let table = gateway.policies.table();
     let live = table.status().into_iter().find(|policy| policy.name == report.policy);
-    Ok(Json(json!({"status": "live", "sha256": report.sha256, "policy": live})))
+    let said = json!({"status": "live", "sha256": report.sha256, "stages": report.stages, "policy": live});
+    Ok((StatusCode::OK, Json(said)))
+}
+
+/// `POST /admin/policies/{name}/rollback`: what the last upload replaced serves again.
+pub(super) async fn roll_back(State(gateway): State<Arc<Gateway>>, Path(name): Path<String>) -> Answer {
+    let (policies, of) = (gateway.policies.clone(), name.clone());
+    let outcome = tokio::task::spawn_blocking(move || policies.roll_back(&of)).await;
+    let outcome = outcome.map_err(|e| Refused(StatusCode::INTERNAL_SERVER_ERROR, e.to_string()))?;
+    outcome.map_err(|refused| not_taken(&refused))?;
+    let live = gateway.policies.table().status().into_iter().find(|policy| policy.name == name);
+    Ok(Json(json!({"status": "rolled back", "policy": live})))
+}
+
+fn not_taken(refused: &NotTaken) -> Refused {
+    let status = match refused {
+        NotTaken::Name(_) => StatusCode::BAD_REQUEST,
+        NotTaken::TooLarge(..) => StatusCode::PAYLOAD_TOO_LARGE,
+        NotTaken::Refused(_) => StatusCode::UNPROCESSABLE_ENTITY,
+        NotTaken::NoDirectory | NotTaken::Overtaken(_) | NotTaken::NothingBefore(_) => StatusCode::CONFLICT,
+        NotTaken::Write { .. } => StatusCode::INSUFFICIENT_STORAGE,
+    };
+    Refused(status, refused.to_string())
 }
 
 /// Whatever content type it comes under: people type it.

@@ -13,18 +13,15 @@ const SHOWN: usize = 8;
 pub(super) struct Args {
     /// The request's id, as its answer says it in x-request-id
     id: String,
-    /// For machines
-    #[arg(long)]
-    json: bool,
     #[command(flatten)]
     target: Target,
 }
 
-pub(super) fn run(args: &Args) -> anyhow::Result<()> {
+pub(super) fn run(args: &Args, json: bool) -> anyhow::Result<()> {
     // Other characters are in no id, and would make another path of it.
     let id: String = args.id.chars().filter(|c| c.is_ascii_alphanumeric() || *c == '_').collect();
     let record = args.target.get(&format!("/admin/requests/{id}"), LIMIT)?;
-    match args.json {
+    match json {
         true => println!("{}", serde_json::to_string_pretty(&record)?),
         false => print!("{}", story(&record)),
     }

@@ -1,5 +1,6 @@
 //! `cortex load`, `unload`, `drain` and `pin`: what an operator asks of a running gateway.
 
+use super::print_json;
 use super::target::Target;
 use http::Method;
 use serde_json::{Value, json};
@@ -54,22 +55,29 @@ pub(in crate::cli) struct PinArgs {
     target: Target,
 }
 
-pub(super) fn load(args: &LoadArgs) -> anyhow::Result<()> {
+pub(super) fn load(args: &LoadArgs, json: bool) -> anyhow::Result<()> {
     let said = ask(&args.target, "/admin/load", &json!({"model": args.model, "node": args.node}))?;
+    if json {
+        return print_json(&said);
+    }
     println!("{} is loaded on {}", text(&said["model"]), names(&said["nodes"]));
     Ok(())
 }
 
-pub(super) fn unload(args: &UnloadArgs) -> anyhow::Result<()> {
+pub(super) fn unload(args: &UnloadArgs, json: bool) -> anyhow::Result<()> {
     let body = json!({"model": args.model, "node": args.node, "drain": args.drain});
     let said = ask(&args.target, "/admin/unload", &body)?;
+    if json {
+        return print_json(&said);
+    }
     println!("{} is unloaded from {}", text(&said["model"]), names(&said["nodes"]));
     Ok(())
 }
 
-pub(super) fn drain(args: &DrainArgs) -> anyhow::Result<()> {
+pub(super) fn drain(args: &DrainArgs, json: bool) -> anyhow::Result<()> {
     let said = ask(&args.target, "/admin/drain", &json!({"node": args.node, "on": !args.undo}))?;
     match args.undo {
+        _ if json => print_json(&said)?,
         true => println!("{} gets requests again", text(&said["node"])),
         false => {
             println!("{} gets nothing new; {} requests run there", text(&said["node"]), said["in_flight"])
@@ -78,8 +86,11 @@ pub(super) fn drain(args: &DrainArgs) -> anyhow::Result<()> {
     Ok(())
 }
 
-pub(super) fn pin(args: &PinArgs) -> anyhow::Result<()> {
+pub(super) fn pin(args: &PinArgs, json: bool) -> anyhow::Result<()> {
     let said = ask(&args.target, "/admin/pin", &json!({"model": args.model, "on": !args.undo}))?;
+    if json {
+        return print_json(&said);
+    }
     let is = if said["pinned"] == true { "pinned" } else { "not pinned" };
     println!("{} is {is}, {}", text(&said["model"]), text(&said["note"]));
     Ok(())

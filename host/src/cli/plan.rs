@@ -17,10 +17,13 @@ pub(in crate::cli) struct Args {
 }
 
 /// What a reload would change, a line each; nothing is touched.
-pub(super) fn run(args: &Args) -> anyhow::Result<()> {
+pub(super) fn run(args: &Args, json: bool) -> anyhow::Result<()> {
     let (old, new) = (Config::load(&args.current)?, Config::load(&args.config)?);
     let status = running(args);
     let lines = lines(&old, &new, &status);
+    if json {
+        return super::print_json(&serde_json::json!({"changes": lines}));
+    }
     if lines.is_empty() {
         println!("nothing changes");
     }

@@ -16,18 +16,15 @@ pub(in crate::cli) struct Args {
     /// The neuron; without it all of them
     #[arg(long)]
     node: Option<String>,
-    /// As JSON, for programs
-    #[arg(long)]
-    json: bool,
     #[command(flatten)]
     target: Target,
 }
 
 /// An error where no node could load it.
-pub(super) fn run(args: &Args) -> anyhow::Result<()> {
+pub(super) fn run(args: &Args, json: bool) -> anyhow::Result<()> {
     let body = json!({"model": args.model, "node": args.node}).to_string();
     let said = args.target.ask(Method::POST, "/admin/plan-load", body.into(), LIMIT)?;
-    match args.json {
+    match json {
         true => println!("{}", serde_json::to_string_pretty(&said)?),
         false => lines(&said).iter().for_each(|line| println!("{line}")),
     }

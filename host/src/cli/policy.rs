@@ -32,12 +32,12 @@ pub(super) struct Candidate {
     settings: String,
 }
 
-pub(super) fn run(command: &Command) -> anyhow::Result<()> {
+pub(super) fn run(command: &Command, json: bool) -> anyhow::Result<()> {
     match command {
-        Command::Check(candidate) => check::run(candidate),
-        Command::Bench(args) => bench::run(args),
-        Command::Replay(args) => replay::run(args),
-        Command::Push(args) => push::run(args),
+        Command::Check(candidate) => check::run(candidate, json),
+        Command::Bench(args) => bench::run(args, json),
+        Command::Replay(args) => replay::run(args, json),
+        Command::Push(args) => push::run(args, json),
     }
 }
 

@@ -1,3 +1,4 @@
+use super::screen::{self, Colour, paint, sparkline};
 use super::target::Target;
 use serde_json::Value;
 use std::fmt::Write as _;
@@ -7,9 +8,6 @@ use std::time::Duration;
 pub(super) struct Args {
     #[command(flatten)]
     target: Target,
-    /// For machines
-    #[arg(long)]
-    json: bool,
     /// Again every second, until it is interrupted
     #[arg(long)]
     watch: bool,
@@ -18,35 +16,75 @@ pub(super) struct Args {
 /// How often `--watch` looks.
 const EVERY: Duration = Duration::from_secs(1);
 const LIMIT: Duration = Duration::from_secs(5);
-/// Cursor to the top left, and everything below it away.
-const CLEAR: &str = "\x1b[H\x1b[J";
 
-pub(super) fn run(args: &Args) -> anyhow::Result<()> {
-    loop {
-        match args.target.get("/admin/status", LIMIT) {
-            // It may come back.
-            Err(error) if args.watch => println!("{CLEAR}{error:#}"),
-            Err(error) => return Err(error),
-            Ok(status) if args.json => println!("{}", serde_json::to_string_pretty(&status)?),
-            Ok(status) => print!("{}{}", if args.watch { CLEAR } else { "" }, table(&status)),
+pub(super) fn run(args: &Args, json: bool) -> anyhow::Result<()> {
+    let ask = || args.target.get("/admin/status", LIMIT);
+    let colours = screen::has_colours();
+    if !args.watch {
+        let status = ask()?;
+        match json {
+            true => super::print_json(&status)?,
+            false => print!("{}", table(&status, colours)),
         }
-        if !args.watch {
-            return Ok(());
-        }
-        std::io::Write::flush(&mut std::io::stdout())?;
-        std::thread::sleep(EVERY);
+        return Ok(());
     }
+    screen::stay(EVERY, || match ask() {
+        // It may come back.
+        Err(error) => format!("{error:#}; trying again\n"),
+        // A line each, for programs that follow.
+        Ok(status) if json => format!("{status}\n"),
+        Ok(status) => table(&status, colours) + &lately(&status),
+    })
 }
 
 /// For a person.
-fn table(status: &Value) -> String {
+fn table(status: &Value, colours: bool) -> String {
     let mut out = String::new();
     // Writing to a String cannot fail.
-    let _infallible = render(&mut out, status);
+    let _infallible = render(&mut out, status, colours);
     out
 }
 
-fn render(out: &mut String, status: &Value) -> std::fmt::Result {
+/// The last minute, and the last loads and evictions.
+fn lately(status: &Value) -> String {
+    let samples = list(&status["traffic"]["samples"]);
+    let series = |name: &'static str| samples.iter().map(move |sample| sample[name].as_f64().unwrap_or(0.0));
+    let now = |name: &str| samples.last().and_then(|sample| sample[name].as_f64()).unwrap_or(0.0);
+    let first = samples.iter().rev().find_map(|sample| sample["first_token_p50_s"].as_f64());
+    let first = first.map(|s| format!(", first token after {s:.2} s")).unwrap_or_default();
+    let mut out = format!(
+        "\n{:>8.0} tok/s     {}\n{:>8.0} requests  {}  {} wait{first}\n",
+        now("tokens"),
+        sparkline(series("tokens")),
+        now("under_way"),
+        sparkline(series("under_way")),
+        now("waiting"),
+    );
+    for event in list(&status["events"]).iter().rev().take(5) {
+        let took = event["seconds"].as_f64().map(|s| format!(" in {s:.1} s")).unwrap_or_default();
+        let (what, model) = (text(&event["what"]).replace('_', " "), text(&event["model"]));
+        let _infallible =
+            writeln!(out, "{what}: {model} on {}{took}, {}", text(&event["node"]), text(&event["why"]));
+    }
+    out
+}
+
+/// How the state of a node or a policy is painted, and the heads of columns.
+fn colour(cell: &str) -> Option<Colour> {
+    const HEADS: [&str; 10] =
+        ["NODE", "STATE", "DEVICE", "MEMORY", "MODELS", "POLICY", "KIND", "VERSION", "SHA256", "CALLS"];
+    match cell {
+        "up" | "serving" => Some(Colour::Good),
+        "down" => Some(Colour::Bad),
+        "suspect" | "draining" | "failing" => Some(Colour::Warn),
+        head if HEADS.contains(&head) => Some(Colour::Soft),
+        state if state.starts_with("not serving") || state.starts_with("switched off") => Some(Colour::Bad),
+        state if state.starts_with("rolled back") || state.starts_with("serving, ") => Some(Colour::Warn),
+        _ => None,
+    }
+}
+
+fn render(out: &mut String, status: &Value, colours: bool) -> std::fmt::Result {
     let uptime = status["uptime_secs"].as_u64().unwrap_or(0);
     writeln!(out, "cortex {}, up {}", text(&status["version"]), duration(uptime))?;
     let reload = &status["config"]["last_reload"];
@@ -81,7 +119,7 @@ fn render(out: &mut String, status: &Value) -> std::fmt::Result {
             rows.push([head(&node["name"]), head(state), text(&device["name"]), memory, shown]);
         }
     }
-    columns(out, &rows)?;
+    columns(out, &rows, colours)?;
     for load in list(&status["loads"]) {
         writeln!(out, "{}", under_way(load))?;
     }
@@ -102,7 +140,7 @@ fn render(out: &mut String, status: &Value) -> std::fmt::Result {
         let [kind, version, calls] = ["kind", "version", "calls"].map(|key| text(&serving[key]));
         rows.push([text(&policy["name"]), kind, version, sha, calls, policy_state(policy)]);
     }
-    columns(out, &rows)?;
+    columns(out, &rows, colours)?;
     for key in ["routing_policy", "eviction_policy"] {
         let name = text(&status[key]);
         let there =
@@ -205,11 +243,18 @@ fn text(value: &Value) -> String {
 }
 
 /// Every column but the last as wide as its widest cell.
-fn columns<const N: usize>(out: &mut String, rows: &[[String; N]]) -> std::fmt::Result {
+fn columns<const N: usize>(out: &mut String, rows: &[[String; N]], colours: bool) -> std::fmt::Result {
     let width = |column: usize| rows.iter().map(|r| r[column].chars().count()).max().unwrap_or(0);
     let widths: Vec<usize> = (0..N).map(width).collect();
     for row in rows {
-        let cells = row.iter().zip(&widths).map(|(cell, &width)| format!("{cell:<width$}"));
+        let cell = |(cell, &width): (&String, &usize)| {
+            let blank = " ".repeat(width - cell.chars().count());
+            match colour(cell).filter(|_| colours) {
+                Some(colour) => paint(colour, cell) + &blank,
+                None => cell.clone() + &blank,
+            }
+        };
+        let cells = row.iter().zip(&widths).map(cell);
         writeln!(out, "{}", cells.collect::<Vec<_>>().join("  ").trim_end())?;
     }
     Ok(())
@@ -240,6 +285,11 @@ mod tests {
                  "calls": 7, "strikes": 0, "breaker": "closed"}, "refused": {"stage": "imports", "error": "wasi"}},
                 {"name": "bad", "serving": null, "refused": {"stage": "component", "error": "not wasm"}}],
         });
-        insta::assert_snapshot!(table(&status));
+        insta::assert_snapshot!(table(&status, false));
+        let painted = table(&status, true);
+        assert!(
+            painted.contains("\x1b[32mup\x1b[0m") && painted.contains("\x1b[31mdown\x1b[0m"),
+            "{painted}"
+        );
     }
 }

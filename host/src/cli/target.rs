@@ -2,9 +2,9 @@
 
 use crate::config::{Address, Config};
 use crate::upstream::{Access, Peer, Upstream, UpstreamError};
-use anyhow::{Context, anyhow};
+use anyhow::Context;
 use bytes::Bytes;
-use http::{HeaderMap, Method};
+use http::{HeaderMap, Method, StatusCode};
 use serde_json::Value;
 use std::net::{Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::path::PathBuf;
@@ -24,6 +24,14 @@ pub(in crate::cli) struct Target {
     /// Certificates (PEM) that are trusted instead of the system's
     #[arg(long)]
     ca: Option<PathBuf>,
+}
+
+/// What the gateway refuses with.
+#[derive(Debug, thiserror::Error)]
+#[error("{message}")]
+pub(in crate::cli) struct Answered {
+    pub(in crate::cli) status: StatusCode,
+    message: String,
 }
 
 /// Bytes of an answer.
@@ -79,13 +87,14 @@ impl Target {
         let (status, body) =
             answer.with_context(|| format!("cortex does not answer at {}; is it running?", peer.endpoint))?;
         let said: Value = serde_json::from_slice(&body).unwrap_or_default();
-        match status.is_success() {
-            true => Ok(said),
-            false => Err(match said["error"]["message"].as_str() {
-                Some(message) => anyhow!("{message}"),
-                None => anyhow!("{} answered {status}: {}", peer.endpoint, String::from_utf8_lossy(&body)),
-            }),
+        if status.is_success() {
+            return Ok(said);
         }
+        let message = match said["error"]["message"].as_str() {
+            Some(message) => message.to_owned(),
+            None => format!("{} answered {status}: {}", peer.endpoint, String::from_utf8_lossy(&body)),
+        };
+        Err(Answered { status, message }.into())
     }
 }
 

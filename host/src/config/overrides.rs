@@ -58,6 +58,11 @@ pub(super) fn admin_listen(
     Ok((address, tls.unwrap_or(false)))
 }
 
+/// The setting that the variable is for, as files name it.
+pub(super) fn key_of(name: &str) -> Option<String> {
+    is_override(name).then(|| name[PREFIX.len()..].replace("__", ".").to_lowercase())
+}
+
 fn is_override(name: &str) -> bool {
     let rest = name.strip_prefix(PREFIX).and_then(|rest| rest.split_once("__"));
     rest.is_some_and(|(section, _)| SECTIONS.contains(&section.to_lowercase().as_str()))

@@ -204,7 +204,7 @@ fn the_example_files_are_valid() {
     let alice = config.keys.named("alice").cloned().unwrap();
     assert_eq!((alice.limits.caps.len(), alice.limits.balance.nano_usd), (2, Some(200_000_000_000)));
     assert_eq!(config.nodes[1].access.endpoint, "http://10.0.0.7:8000/v1");
-    assert!(config.admin_keys.of(b"secret").unwrap().may(Role::Viewer));
+    assert!(config.admin_keys.of_digest(&digest(b"secret")).unwrap().may(Role::Viewer));
 }
 
 #[test]

@@ -7,7 +7,7 @@ use super::place::{find, free_mb};
 use super::plan::Need;
 use super::standing::Standing;
 use super::usage::Closed;
-use super::{LoadFailure, Loads, Node, plan, poll};
+use super::{LoadFailure, Loads, Node, What, plan, poll, standing};
 use crate::config::{Config, Model};
 use crate::upstream::UpstreamError;
 use http::StatusCode;
@@ -68,8 +68,10 @@ pub(super) async fn make_room(
         for victim in &plan.victims {
             job.is_at(Some(node), "making room");
             tracing::info!(node = node.name, model = victim, "unloading to make room");
+            let why = judged(loads, &config, node, model, victim, drained);
             unload(loads, node, victim, UnloadMode::IfIdle, None).await?;
             loads.metrics.evictions.with_label_values(&["memory"]).inc();
+            loads.chronicle.add(What::Unloaded, config.catalogue.id_of(victim), &node.name, why, None);
         }
         if settles(loads, node, &plan.devices, need.mb).await {
             return Ok(Some(plan.devices));
@@ -83,6 +85,26 @@ pub(super) async fn make_room(
     }
     let message = format!("node {} does not give back the memory that it says its models take", node.name);
     Err(NotNow::Never(LoadFailure::unavailable("eviction_failed", message)))
+}
+
+/// Whose judgement it was that the victim goes, and what spoke for it.
+fn judged(
+    loads: &Loads,
+    config: &Config,
+    node: &Arc<Node>,
+    model: &Model,
+    victim: &str,
+    drained: bool,
+) -> String {
+    let fleet = loads.fleet.now();
+    let found = fleet.view(node).and_then(|view| Some((view, view.models.iter().find(|m| m.id == victim)?)));
+    let stood = match found.map(|(view, info)| Standing::of(loads, config, view, model, info)) {
+        Some(Standing::Free(time)) if !drained => format!("idle for {} s", time.as_secs()),
+        _ if drained => "drained, for requests had waited long".to_owned(),
+        _ => "idle".to_owned(),
+    };
+    let class = standing::class(config.catalogue.on_node(victim));
+    format!("to make room for {}, by the policy {}: {stood}, class {class}", model.id, config.eviction_policy)
 }
 
 /// A plan, and whether its victims may have to be drained.
@@ -184,6 +206,7 @@ pub(super) async fn by_operator(
     poll::refresh(loads, node).await;
     unloaded.map_err(NotNow::failure)?;
     loads.metrics.evictions.with_label_values(&["operator"]).inc();
+    loads.chronicle.add(What::Unloaded, &model.id, &node.name, "as an operator wanted it".into(), None);
     Ok(())
 }
 

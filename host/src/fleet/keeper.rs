@@ -6,7 +6,7 @@ mod defrag;
 use super::load::Why;
 use super::place::{candidates, find};
 use super::standing::{Standing, copies, idle};
-use super::{Loads, Node, NodeState, NodeView, evict};
+use super::{Loads, Node, NodeState, NodeView, What, evict};
 use crate::config::{Config, Model};
 use neuron_protocol::{ModelInfo, UnloadMode};
 use std::collections::{HashMap, HashSet};
@@ -174,7 +174,11 @@ impl Keeper {
             let Some(_closed) = node.usage(&id).close_idle(loads.desk(&id)) else { return };
             tracing::info!(node = node.name, model = id, "idle for its time: unloading");
             match evict::unload(&loads, &node, &name, UnloadMode::IfIdle, Some(ttl)).await {
-                Ok(()) => loads.metrics.evictions.with_label_values(&["idle"]).inc(),
+                Ok(()) => {
+                    loads.metrics.evictions.with_label_values(&["idle"]).inc();
+                    let why = format!("no request for {} s, its idle_ttl", ttl.as_secs());
+                    loads.chronicle.add(What::Unloaded, &id, &node.name, why, None);
+                }
                 Err(error) => tracing::debug!(node = node.name, model = id, ?error, "it stays"),
             }
             super::poll::refresh(&loads, &node).await;

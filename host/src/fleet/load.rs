@@ -8,7 +8,7 @@ use super::desk::Desk;
 use super::evict::NotNow;
 use super::hosts::Hosts;
 use super::place::candidates;
-use super::{FleetState, Node};
+use super::{Chronicle, FleetState, Node};
 use crate::config::{Config, Model};
 use crate::decide::Decider;
 use crate::metrics::Metrics;
@@ -54,6 +54,18 @@ pub enum Why {
     Operator,
 }
 
+impl Why {
+    /// For a person.
+    fn name(self) -> &'static str {
+        match self {
+            Self::Demand => "requests waited for it",
+            Self::Kept => "the catalogue wants it there",
+            Self::Replica => "one more copy, for requests kept waiting",
+            Self::Operator => "an operator asked for it",
+        }
+    }
+}
+
 /// A load under way.
 pub struct Job {
     pub model: String,
@@ -94,6 +106,8 @@ pub struct Loads {
     pub(super) config: Arc<ArcSwap<Config>>,
     /// Names this gateway to nodes, for leases.
     pub(super) holder: String,
+    /// What was loaded and what went, lately.
+    pub chronicle: Chronicle,
     tasks: TaskTracker,
     desks: Mutex<HashMap<String, Arc<Desk>>>,
     jobs: Mutex<HashMap<String, Arc<Job>>>,
@@ -110,7 +124,8 @@ impl Loads {
     ) -> Self {
         let holder = format!("cortex-{:016x}", crate::request::seed());
         let (desks, jobs) = (Mutex::default(), Mutex::default());
-        Self { fleet, hosts, decider, metrics, config, holder, tasks, desks, jobs }
+        let chronicle = Chronicle::default();
+        Self { fleet, hosts, decider, metrics, config, holder, chronicle, tasks, desks, jobs }
     }
 
     /// Where requests for a model wait, by its id in the catalogue.

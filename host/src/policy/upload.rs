@@ -16,6 +16,10 @@ pub enum NotTaken {
     NoDirectory,
     #[error("it cannot be written to {}: {error}", path.display())]
     Write { path: PathBuf, error: std::io::Error },
+    #[error(
+        "there is nothing to go back to: {0} has not been put here before, and no other directory has it"
+    )]
+    NothingBefore(String),
     #[error("it is in the directory, and another version of {0} serves; `cortex status` says why")]
     Overtaken(String),
     #[error("refused at {:?}: {}", .0.refused.as_ref().map(|r| r.0), .0.refused.as_ref().map_or("", |r| &r.1))]
@@ -41,6 +45,8 @@ impl Registry {
         if generation.is_none() {
             return Err(NotTaken::Refused(Box::new(report)));
         }
+        keep(&path, bytes, &previous(dir, name))
+            .map_err(|error| NotTaken::Write { path: path.clone(), error })?;
         write_whole(dir, &path, bytes).map_err(|error| NotTaken::Write { path, error })?;
         self.rescan();
         // By a policy of that name in the same moment, or by another verdict where it is to serve.
@@ -48,6 +54,50 @@ impl Registry {
         let serves = table.by_name.get(name).is_some_and(|live| live.sha256 == report.sha256);
         if serves { Ok(report) } else { Err(NotTaken::Overtaken(name.to_owned())) }
     }
+}
+
+impl Registry {
+    /// Back to what the last upload replaced, through the gate like any other, or else to what another directory
+    /// has under that name; a second time undoes the first. Blocking.
+    pub fn roll_back(&self, name: &str) -> Result<(), NotTaken> {
+        let dirs = self.dirs();
+        let dir = dirs.last().ok_or(NotTaken::NoDirectory)?;
+        if !self.table().status().iter().any(|policy| policy.name == name) {
+            return Err(NotTaken::NothingBefore(name.to_owned()));
+        }
+        if let Ok(bytes) = std::fs::read(previous(dir, name)) {
+            return self.upload(name, &bytes).map(|_| ());
+        }
+        let path = dir.join(format!("{name}.wasm"));
+        let elsewhere = dirs.iter().any(|other| other != dir && other.join(format!("{name}.wasm")).exists());
+        if !(elsewhere && path.exists()) {
+            return Err(NotTaken::NothingBefore(name.to_owned()));
+        }
+        let moved = std::fs::rename(&path, previous(dir, name));
+        moved.map_err(|error| NotTaken::Write { path, error })?;
+        self.rescan();
+        Ok(())
+    }
+}
+
+/// Where the last version stays; no scan takes it for a policy.
+fn previous(dir: &Path, name: &str) -> PathBuf {
+    dir.join(format!(".{name}.previous"))
+}
+
+/// A second name for the file, which goes on when the first gets another.
+fn keep(path: &Path, new: &[u8], previous: &Path) -> std::io::Result<()> {
+    // Put once more, it is not what there was before.
+    match std::fs::read(path) {
+        Ok(old) if old != new => {}
+        _ => return Ok(()),
+    }
+    match std::fs::remove_file(previous) {
+        Err(error) if error.kind() != std::io::ErrorKind::NotFound => return Err(error),
+        _ => {}
+    }
+    // Filesystems without links have copies.
+    std::fs::hard_link(path, previous).or_else(|_| std::fs::copy(path, previous).map(|_| ()))
 }
 
 /// Under another name first: no scan meets half of it, and a full disk leaves the old one.

@@ -16,6 +16,7 @@ use crate::fleet::{Ask, Denied, Granted, LoadFailure, Node, NodeView, Priority, 
 use crate::gateway::Gateway;
 use crate::metrics::Metrics;
 use crate::refusal::Refusal;
+use crate::traffic::{Phase, Underway};
 use http::StatusCode;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
@@ -35,6 +36,7 @@ pub(super) struct Work {
     pub(super) request_id: String,
     pub(super) trace: Option<Trace>,
     notes: Notes,
+    underway: Arc<Underway>,
     /// Where the notes go at the end, also where the client leaves before it.
     slot: Slot,
 }
@@ -128,6 +130,7 @@ impl Work {
             request_id: ledger.id.clone(),
             trace: ledger.trace.clone(),
             notes: Notes::default(),
+            underway: ledger.underway.clone(),
             slot: ledger.slot.clone(),
         }
     }
@@ -259,8 +262,10 @@ impl Work {
     async fn seat(&mut self, round: &Round, deadline: Instant) -> Result<Granted, Denied> {
         let (loads, mut arm) = (self.gateway.loads.clone(), self.notes.arm);
         let (work, mut considered) = (&*self, None);
+        work.underway.enter(Phase::Route);
         let mut choose = || {
             let (routed, whose, known) = route(work, &round.met)?;
+            work.underway.enter(Phase::Acquire);
             (arm, considered) = (whose, known);
             work.but_for(routed, round)
         };
@@ -341,6 +346,8 @@ impl Work {
     ) -> Result<Started, Failed> {
         self.notes.node = Some(view.node.name.clone());
         self.notes.dispatched = Some(Instant::now());
+        self.underway.at(&view.node.name);
+        self.underway.enter(Phase::Forward);
         // The newest view has the name under which a model that was just loaded is known there.
         let fleet = self.gateway.fleet.now();
         let fresh = fleet.view(&view.node).unwrap_or(view);

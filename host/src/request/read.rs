@@ -6,10 +6,11 @@ use crate::fleet::Conversation;
 use crate::refusal::Refusal;
 use bytes::Bytes;
 use http::{HeaderMap, StatusCode, header};
+use http_body::Body;
 use http_body_util::{BodyExt, LengthLimitError, Limited};
-use hyper::body::Incoming;
 use serde::Deserialize;
 use serde_json::value::RawValue;
+use std::error::Error;
 use std::ops::Range;
 use std::time::Duration;
 
@@ -18,9 +19,17 @@ use std::time::Duration;
 const DRAIN_LIMIT: usize = 64 << 20;
 const DRAIN_TIME: Duration = Duration::from_secs(5);
 
+/// What requests come in.
+pub(crate) trait Inbound:
+    Body<Data = Bytes, Error: Into<Box<dyn Error + Send + Sync>>> + Unpin + Send
+{
+}
+
+impl<B: Body<Data = Bytes, Error: Into<Box<dyn Error + Send + Sync>>> + Unpin + Send> Inbound for B {}
+
 /// The whole body; a 408 where it takes longer than `time`.
 pub(super) async fn read(
-    body: Incoming,
+    body: impl Inbound,
     headers: &HeaderMap,
     limit: usize,
     time: Duration,
@@ -41,7 +50,7 @@ pub(super) async fn read(
 }
 
 /// A 413 past `limit` bytes, told from the header alone where there is one.
-async fn bounded(mut body: Incoming, headers: &HeaderMap, limit: usize) -> Result<Bytes, Refusal> {
+async fn bounded(mut body: impl Inbound, headers: &HeaderMap, limit: usize) -> Result<Bytes, Refusal> {
     let announced = headers.get(header::CONTENT_LENGTH).and_then(|v| v.to_str().ok()?.parse::<usize>().ok());
     if announced.is_none_or(|length| length <= limit) {
         match Limited::new(&mut body, limit).collect().await {
@@ -55,7 +64,7 @@ async fn bounded(mut body: Incoming, headers: &HeaderMap, limit: usize) -> Resul
     Err(Refusal::new(StatusCode::PAYLOAD_TOO_LARGE, "request_too_large", message))
 }
 
-async fn drain(mut body: Incoming) {
+async fn drain(mut body: impl Inbound) {
     let mut drained = 0;
     while let Some(Ok(frame)) = body.frame().await {
         drained += frame.data_ref().map_or(0, Bytes::len);

@@ -11,6 +11,7 @@ use crate::gateway::Gateway;
 use crate::policy::{Outcome, Reply};
 use crate::refusal::Refusal;
 use crate::telemetry;
+use crate::traffic::{Phase, Phases, Underway};
 use http::{HeaderMap, HeaderValue};
 use neuron_protocol::Cost;
 use serde::Serialize;
@@ -54,6 +55,8 @@ pub struct RequestRecord {
     pub completion_tokens: u64,
     /// The node did not say what the request used: at four bytes a token, and a token a chunk.
     pub estimated: bool,
+    /// When each of its phases began.
+    pub phases: Phases,
     pub cost_usd: Option<f64>,
     /// The W3C trace that it is part of, hexadecimal.
     pub trace_id: Option<String>,
@@ -116,6 +119,8 @@ pub(super) struct Ledger {
     chunks: u64,
     error: Option<String>,
     settled: bool,
+    /// As others see it while it lasts.
+    pub(super) underway: Arc<Underway>,
     pub(super) trace: Option<Trace>,
     /// Path of the API that was asked, and the kind of work, where it is one.
     pub(super) route: Cow<'static, str>,
@@ -130,9 +135,17 @@ impl Ledger {
             gateway.telemetry.as_ref().map(|_| gateway.config.load().telemetry.sample),
             seed,
         );
+        let (id, arrived, arrived_ms) = (format!("req_{seed:016x}"), Instant::now(), now_ms());
+        let underway = gateway.traffic.opened(seed, &id, arrived, arrived_ms);
+        let mut ledger = Self::blank(gateway, seed, underway);
+        (ledger.id, ledger.trace, ledger.arrived, ledger.arrived_ms) = (id, trace, arrived, arrived_ms);
+        ledger
+    }
+
+    fn blank(gateway: &Arc<Gateway>, seed: u64, underway: Arc<Underway>) -> Self {
         Self {
             gateway: gateway.clone(),
-            id: format!("req_{seed:016x}"),
+            id: String::new(),
             seed,
             dialect: "openai".into(),
             key: String::new(),
@@ -141,7 +154,7 @@ impl Ledger {
             admission: None,
             asked: 0,
             arrived: Instant::now(),
-            arrived_ms: now_ms(),
+            arrived_ms: 0,
             notes: Notes::default(),
             slot: Slot::default(),
             usage: Usage::default(),
@@ -151,7 +164,8 @@ impl Ledger {
             chunks: 0,
             error: None,
             settled: false,
-            trace,
+            underway,
+            trace: None,
             route: Cow::Borrowed(""),
             operation: None,
         }
@@ -159,13 +173,14 @@ impl Ledger {
 
     /// Moves the account out; what is left behind is settled.
     pub(super) fn take(&mut self) -> Self {
-        let mut left = Self::open(&self.gateway, &HeaderMap::new());
+        let mut left = Self::blank(&self.gateway, self.seed, self.underway.clone());
         left.settled = true;
         std::mem::replace(self, left)
     }
 
     pub(super) fn target(&mut self, target: &Target) {
         self.model.clone_from(&target.label);
+        self.underway.about(&self.key, &self.dialect, &self.model);
         self.price.clone_from(&target.model.cost);
     }
 
@@ -189,7 +204,10 @@ impl Ledger {
     pub(super) fn token(&mut self) {
         let now = Instant::now();
         match self.last_token {
-            None => self.first_token = Some(now),
+            None => {
+                self.first_token = Some(now);
+                self.underway.enter(Phase::Relay);
+            }
             Some(last) => {
                 let series = &self.gateway.metrics.inter_token_latency;
                 let gaps = self.gaps.get_or_insert_with(|| series.with_label_values(&[self.model.as_str()]));
@@ -198,6 +216,8 @@ impl Ledger {
         }
         self.last_token = Some(now);
         self.chunks += 1;
+        self.underway.token();
+        self.gateway.traffic.samples.token();
     }
 
     /// `status` is what the client was told, after any translation.
@@ -249,6 +269,7 @@ impl Ledger {
         if let Some(node) = &record.node {
             self.gateway.decider.outcome(self.notes.arm, || self.outcome(node, &record), status);
         }
+        self.gateway.traffic.settled(self.seed, &record);
         self.gateway.recent.add(record);
     }
 
@@ -330,6 +351,7 @@ impl Ledger {
             cached_prompt_tokens,
             completion_tokens,
             estimated,
+            phases: self.underway.phases(),
             cost_usd: price.is_some().then_some(nano_usd as f64 / 1e9),
             trace_id: self.trace.as_ref().map(|trace| format!("{:032x}", trace.id)),
             steps: std::mem::take(&mut self.notes.story).told(self.arrived),

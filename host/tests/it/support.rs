@@ -1,3 +1,4 @@
+pub mod browser;
 pub mod gateway;
 pub mod guest;
 pub mod http;

@@ -5,15 +5,12 @@ use crate::policy::measure;
 pub(in crate::cli) struct Args {
     #[command(flatten)]
     candidate: Candidate,
-    /// For machines
-    #[arg(long)]
-    json: bool,
 }
 
-pub(super) fn run(args: &Args) -> anyhow::Result<()> {
+pub(super) fn run(args: &Args, json: bool) -> anyhow::Result<()> {
     let candidate = args.candidate.load()?;
     let rows = measure::all(&candidate)?;
-    if args.json {
+    if json {
         println!("{}", serde_json::to_string_pretty(&rows)?);
         return Ok(());
     }

@@ -2,8 +2,15 @@ use super::Candidate;
 use crate::policy::check_file;
 use anyhow::bail;
 
-pub(super) fn run(args: &Candidate) -> anyhow::Result<()> {
+pub(super) fn run(args: &Candidate, json: bool) -> anyhow::Result<()> {
     let (report, generation) = check_file(&Candidate::engine()?, &args.file, &args.settings);
+    if json {
+        crate::cli::print_json(&report)?;
+        return match &report.refused {
+            Some((stage, error)) => bail!("refused at {stage:?}: {error}"),
+            None => Ok(()),
+        };
+    }
     println!("{} sha256 {}", args.file.display(), report.sha256);
     for stage in &report.stages {
         let verdict = match &report.refused {

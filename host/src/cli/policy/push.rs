@@ -19,13 +19,16 @@ pub(in crate::cli) struct Args {
     target: Target,
 }
 
-pub(super) fn run(args: &Args) -> anyhow::Result<()> {
+pub(super) fn run(args: &Args, json: bool) -> anyhow::Result<()> {
     let stem = args.file.file_stem().map(|stem| stem.to_string_lossy().into_owned());
     let name = args.name.clone().or(stem).unwrap_or_default();
     let bytes = std::fs::read(&args.file);
     let bytes = bytes.with_context(|| format!("{} cannot be read", args.file.display()))?;
     let path = format!("/admin/policies/{}", utf8_percent_encode(&name, NON_ALPHANUMERIC));
     let said = args.target.ask(Method::PUT, &path, bytes.into(), LIMIT)?;
+    if json {
+        return crate::cli::print_json(&said);
+    }
     println!("{name} is live, sha256 {}", said["sha256"].as_str().unwrap_or("-"));
     Ok(())
 }

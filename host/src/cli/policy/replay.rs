@@ -12,17 +12,14 @@ pub(in crate::cli) struct Args {
     /// What `[policies] record` wrote
     #[arg(long)]
     decisions: PathBuf,
-    /// For machines
-    #[arg(long)]
-    json: bool,
 }
 
-pub(super) fn run(args: &Args) -> anyhow::Result<()> {
+pub(super) fn run(args: &Args, json: bool) -> anyhow::Result<()> {
     let candidate = args.candidate.load()?;
     let path = args.decisions.display();
     let file = File::open(&args.decisions).with_context(|| format!("cannot read {path}"))?;
     let report = replay(&candidate, BufReader::new(file)).with_context(|| format!("cannot read {path}"))?;
-    if args.json {
+    if json {
         println!("{}", serde_json::to_string_pretty(&report)?);
         return Ok(());
     }

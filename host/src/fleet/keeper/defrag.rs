@@ -3,7 +3,7 @@
 
 use super::super::load::Why;
 use super::super::node::Draining;
-use super::super::{Loads, Node, evict, poll};
+use super::super::{Loads, Node, What, evict, poll};
 use super::{Keeper, is_quiet, resident};
 use crate::config::Config;
 use neuron_protocol::{UnloadMode, feature};
@@ -93,6 +93,9 @@ async fn empty(loads: &Loads, node: &Arc<Node>) -> bool {
             return false;
         }
         loads.metrics.evictions.with_label_values(&["defrag"]).inc();
+        let config = loads.config.load();
+        let why = "to have the node's memory in one piece".to_owned();
+        loads.chronicle.add(What::Unloaded, config.catalogue.id_of(&info.id), &node.name, why, None);
     }
     true
 }

@@ -4,8 +4,8 @@ use super::super::evict::{NotNow, make_room};
 use super::super::hosts::Shift;
 use super::super::place::{find, per_device_mb};
 use super::super::plan::Need;
-use super::super::{Node, poll};
-use super::{Job, LoadFailure, Loads, limit, refused};
+use super::super::{Node, What, poll};
+use super::{Job, LoadFailure, Loads, Why, limit, refused};
 use crate::config::Model;
 use crate::upstream::UpstreamError;
 use neuron_protocol::{Lease, LoadRequest, ModelStatus, UnloadRequest, feature};
@@ -48,11 +48,18 @@ impl Loads {
                 format!("node {} says that it has loaded {}, and does not list it", node.name, model.id);
             outcome = Err(NotNow::Never(LoadFailure::unavailable("load_failed", message)));
         }
-        self.book(node, model, started, &outcome);
+        self.book(job.why, node, model, started, &outcome);
         outcome
     }
 
-    fn book(&self, node: &Arc<Node>, model: &Model, started: Instant, outcome: &Result<(), NotNow>) {
+    fn book(
+        &self,
+        why: Why,
+        node: &Arc<Node>,
+        model: &Model,
+        started: Instant,
+        outcome: &Result<(), NotNow>,
+    ) {
         let (usage, took) = (node.usage(&model.id), started.elapsed());
         let (id, name) = (model.id.as_str(), node.name.as_str());
         match outcome {
@@ -62,6 +69,7 @@ impl Loads {
                 self.metrics.loads.with_label_values(&[id, name, "ok"]).inc();
                 self.metrics.load_duration.with_label_values(&[id]).observe(took.as_secs_f64());
                 tracing::info!(node = name, model = id, seconds = took.as_secs_f64(), "loaded");
+                self.chronicle.add(What::Loaded, id, name, why.name().to_owned(), Some(took.as_secs_f64()));
             }
             Err(NotNow::Later(failure)) => {
                 tracing::debug!(node = name, model = id, %failure, "not now");
@@ -72,6 +80,8 @@ impl Loads {
                     usage.load_failed(failure);
                 }
                 self.metrics.loads.with_label_values(&[id, name, "failed"]).inc();
+                let said = format!("{}: {}", failure.code, failure.message);
+                self.chronicle.add(What::LoadFailed, id, name, said, Some(took.as_secs_f64()));
                 tracing::warn!(node = name, model = id, code = failure.code, %failure, "load failed");
             }
         }

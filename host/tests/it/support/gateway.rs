@@ -55,6 +55,11 @@ impl TestGateway {
         running
     }
 
+    /// As [`Self::start_with`], and nobody need be up.
+    pub async fn start_many(nodes: &[&TestNode], models: &str, more: &str) -> Self {
+        Self::start_in(tempfile::tempdir().unwrap(), nodes, &[], "", models, more).await
+    }
+
     async fn start_in(
         dir: TempDir,
         nodes: &[&TestNode],

@@ -35,6 +35,10 @@ impl Client {
         Self { inner: Inner::builder(TokioExecutor::new()).build_http(), base: base.to_owned(), bearer: None }
     }
 
+    pub fn with_key(&self, key: &str) -> Self {
+        Self { bearer: Some(key.to_owned()), ..self.clone() }
+    }
+
     pub fn address(&self) -> std::net::SocketAddr {
         self.base.strip_prefix("http://").unwrap().parse().unwrap()
     }
@@ -91,6 +95,43 @@ impl Client {
     pub async fn stream(&self, path: &str, body: &Value) -> Stream {
         let (parts, body) = self.send("POST", path, &[], body.to_string()).await.into_parts();
         Stream { status: parts.status.as_u16(), body }
+    }
+}
+
+/// Server-sent events of a stream.
+pub struct Events {
+    stream: Stream,
+    rest: String,
+}
+
+impl Client {
+    pub async fn events(&self, path: &str) -> Events {
+        let (parts, body) = self.send("GET", path, &[], "").await.into_parts();
+        Events { stream: Stream { status: parts.status.as_u16(), body }, rest: String::new() }
+    }
+}
+
+impl Events {
+    /// Name and data of the next; `None` at the end.
+    pub async fn next(&mut self) -> Option<(String, Value)> {
+        loop {
+            if let Some((event, rest)) = self.rest.split_once("\n\n") {
+                let field =
+                    |name: &str| event.lines().find_map(|line| line.strip_prefix(name)).map(str::to_owned);
+                let said = field("event: ").zip(field("data: "));
+                self.rest = rest.to_owned();
+                match said {
+                    Some((name, data)) => return Some((name, serde_json::from_str(&data).unwrap())),
+                    None => continue,
+                }
+            }
+            let more = self.stream.next().await?;
+            self.rest.push_str(&more);
+        }
+    }
+
+    pub fn status(&self) -> u16 {
+        self.stream.status
     }
 }
 

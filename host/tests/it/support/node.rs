@@ -55,6 +55,8 @@ pub struct Inner {
     pub load_error: Option<(u16, Value)>,
     pub load_takes: Duration,
     pub devices: u32,
+    /// What the machine and its devices call themselves.
+    pub called: String,
     /// A device on which nothing runs any more.
     pub lost: Option<u32>,
     /// MiB of each device.
@@ -146,8 +148,13 @@ pub fn ending(model: &str) -> Vec<String> {
 
 impl TestNode {
     pub async fn start() -> Self {
-        let inner =
-            Arc::new(Mutex::new(Inner { devices: 1, total_mb: 1000, model_mb: 300, ..Inner::default() }));
+        let inner = Arc::new(Mutex::new(Inner {
+            devices: 1,
+            called: "test".into(),
+            total_mb: 1000,
+            model_mb: 300,
+            ..Inner::default()
+        }));
         let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
         let address = listener.local_addr().unwrap();
         let router = Router::new()
@@ -204,13 +211,14 @@ async fn discovery(State(inner): Shared) -> Json<Discovery> {
     let inner = inner.lock().unwrap();
     let device = |index| Device {
         index,
-        name: "test".into(),
+        name: inner.called.clone(),
         vram_total_mb: inner.total_mb,
         compute_capability: "8.9".into(),
     };
     let devices = (0..inner.devices).map(device).collect();
     let features = inner.features.clone();
-    Json(Discovery { harnesses: vec!["candle".into()], devices, features, ..Discovery::default() })
+    let (hostname, harnesses) = (inner.called.clone(), vec!["candle".into()]);
+    Json(Discovery { hostname, harnesses, devices, features, ..Discovery::default() })
 }
 
 async fn watch(State(inner): Shared) -> Response {

@@ -26,6 +26,11 @@ impl Process {
         Self::run(&mut command)
     }
 
+    /// A gateway or a neuron.
+    pub fn serve(binary: &Path, config: &Path) -> Self {
+        Self::start(binary, config, &[])
+    }
+
     /// A gateway on a socket that somebody else holds, as service managers start it.
     pub fn start_on(socket: &std::net::TcpListener, config: &Path) -> Self {
         let script = "exec 3<&0 0</dev/null; LISTEN_FDS=1 LISTEN_PID=$$ exec \"$0\" serve --config \"$1\"";

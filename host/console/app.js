@@ -1,0 +1,110 @@
+// The console: which view is shown, who is logged in, and whether the gateway is heard.
+
+import { h, fill, notice } from "./dom.js";
+import { state, key, watch, follow, headers } from "./feed.js";
+import * as fleet from "./fleet.js";
+import * as models from "./models.js";
+import * as traffic from "./traffic.js";
+import * as policies from "./policies.js";
+import * as playground from "./playground.js";
+import * as config from "./config.js";
+
+const VIEWS = { fleet, models, traffic, policies, playground, config };
+const main = document.getElementById("main");
+let shown;
+
+async function start() {
+  let who;
+  try {
+    who = await fetch("/admin/whoami", { headers: headers() });
+  } catch {
+    fill(main, h("p.empty", null, "The gateway does not answer. It is tried again."));
+    return setTimeout(start, 2000);
+  }
+  if (!who.ok) return login((await who.json().catch(() => ({}))).error?.message);
+  state.me = await who.json();
+  navigation();
+  if (!state.me.roles.includes("viewer")) return only();
+  watch(() => {
+    connection();
+    shown?.update();
+  });
+  follow((reason) => {
+    key.set(null);
+    leave();
+    login(reason);
+  });
+  addEventListener("hashchange", show);
+  show();
+}
+
+function navigation() {
+  const nav = document.getElementById("nav");
+  const link = (name) => h("a", { href: `#${name}` }, VIEWS[name].title);
+  const out = h("button.plain", { onclick: logout, title: `Logged in as ${state.me.name}` }, "Log out");
+  nav.replaceChildren(...Object.keys(VIEWS).map(link), ...(state.me.open ? [] : [out]));
+}
+
+function logout() {
+  key.set(null);
+  location.reload();
+}
+
+// A key that only puts policies there sees nothing else.
+function only() {
+  shown = policies.mount(main, { blind: true });
+  shown.update();
+}
+
+function show() {
+  const [name, ...rest] = location.hash.slice(1).split("/");
+  const view = VIEWS[name] ?? fleet;
+  leave();
+  document.title = `cortex: ${view.title}`;
+  for (const link of document.querySelectorAll("#nav a")) {
+    if (link.hash === `#${name || "fleet"}`) link.setAttribute("aria-current", "page");
+    else link.removeAttribute("aria-current");
+  }
+  main.replaceChildren();
+  shown = view.mount(main, { rest: rest.map(decodeURIComponent).join("/") });
+  shown.update();
+}
+
+function leave() {
+  shown?.end?.();
+  shown = undefined;
+}
+
+let heard = true;
+function connection() {
+  const at = document.getElementById("state");
+  const about = state.items.get("gateway");
+  const text = !state.live ? "connection lost; trying again" : about?.leaving ? "shutting down" : `live, ${state.me.version}`;
+  if (at.textContent !== text) at.textContent = text;
+  at.className = state.live ? "live" : "lost";
+  document.body.classList.toggle("stale", !state.live);
+  if (heard && !state.live && state.items.size) notice("The connection to the gateway is lost. What is shown is the last that was heard.");
+  if (!heard && state.live && state.since) notice("Connected again.");
+  heard = state.live;
+}
+
+function login(why) {
+  const told = why && key.get() ? h("p.error", { role: "alert" }, why) : null;
+  key.set(null);
+  document.getElementById("nav").replaceChildren();
+  document.getElementById("state").textContent = "";
+  const input = h("input", { type: "password", id: "key", autocomplete: "current-password", required: true });
+  const form = h("form.login", {
+    onsubmit: (event) => {
+      event.preventDefault();
+      key.set(input.value.trim());
+      start();
+    },
+  },
+    h("h1", null, "Log in"), h("p", null, "One of the gateway's [[admin_keys]]. It stays in this tab, until that is closed."),
+    told, h("label", { for: "key" }, "Admin key"), input, h("button.primary", { type: "submit" }, "Log in"));
+  main.replaceChildren(form);
+  input.focus();
+}
+
+start();

@@ -1,0 +1,30 @@
+// What is in force and where it came from.
+
+import { h, fill } from "./dom.js";
+import { one } from "./feed.js";
+
+export const title = "Config";
+
+export function mount(main) {
+  const filter = h("input", { type: "search", placeholder: "Filter", "aria-label": "Filter settings", oninput: update });
+  const set = h("input", { type: "checkbox", onchange: update });
+  const head = h("section");
+  const table = h("div.scroll");
+  main.append(h("h1", null, title), head, h("div.bar", null, filter, h("label.check", null, set, " only what is set")), table);
+
+  function update() {
+    const config = one("config");
+    if (!config) return;
+    const { files, last_reload: reload, settings } = config;
+    const wanted = filter.value.trim().toLowerCase();
+    const shown = settings.filter(({ key, from }) => (!wanted || key.includes(wanted)) && !(set.checked && from === "default"));
+    fill(head, h("p", null, "From ", files.map((file) => h("code", null, file)), ": changes are taken up as the files are saved."),
+      (one("gateway")?.doubts ?? []).map((doubt) => h("p.doubt", null, doubt)),
+      reload && (reload.ok ? h("p", null, `The last reload changed: ${reload.changed}.`)
+        : h("p.error", { role: "alert" }, `The last reload failed, and what was in force stays: ${reload.error}`)));
+    fill(table, h("table.settings", null, h("thead", null, h("tr", null, ["Setting", "Value", "From"].map((name) => h("th", { scope: "col" }, name)))),
+      h("tbody", null, shown.map(({ key, value, from }) => h("tr", { "data-key": key }, h("th.mono", { scope: "row" }, key),
+        h("td.mono", null, value === null ? "" : typeof value === "string" ? value : JSON.stringify(value)), h("td", null, from))))));
+  }
+  return { update };
+}

@@ -1,0 +1,157 @@
+//! `cortex init`: a first configuration, from what is found.
+
+mod files;
+mod look;
+
+use crate::config::Config;
+use anyhow::{Context, bail};
+use look::Found;
+use serde_json::json;
+use std::io::{BufRead, IsTerminal, Read, Write};
+use std::path::{Path, PathBuf};
+
+#[derive(clap::Args)]
+pub(super) struct Args {
+    /// The folder that the files go to
+    #[arg(long, default_value = "/etc/cortex")]
+    dir: PathBuf,
+    /// A neuron: HOST, HOST:PORT, a URL, or a network such as 10.0.0.0/24 to look through; may be given several times
+    #[arg(long)]
+    neuron: Vec<String>,
+    /// Where clients are to be served
+    #[arg(long, default_value = "0.0.0.0:31313")]
+    listen: String,
+    /// Where operators are to be served; with an address that others reach, an admin key is made
+    #[arg(long, default_value = "127.0.0.1:31315")]
+    admin_listen: String,
+    /// Directories of policies, the last of which takes uploads
+    #[arg(long)]
+    policies: Vec<PathBuf>,
+    /// Makes a key for clients; without one, only private networks are served
+    #[arg(long)]
+    client_key: bool,
+    /// Makes an admin key, which the console and the command line then want
+    #[arg(long)]
+    admin_key: bool,
+    /// Asks nothing
+    #[arg(long, short)]
+    yes: bool,
+    /// Replaces files that are there; the old ones stay beside them as *.bak
+    #[arg(long)]
+    force: bool,
+}
+
+/// What is to be written.
+struct Answers {
+    listen: String,
+    admin_listen: String,
+    policies: Vec<PathBuf>,
+    found: Vec<Found>,
+    /// Secret and its place in the file.
+    client_key: Option<String>,
+    admin_key: Option<String>,
+}
+
+pub(super) fn run(args: &Args, is_json: bool) -> anyhow::Result<()> {
+    let paths = ["cortex.toml", "models.toml"].map(|name| args.dir.join(name));
+    if let Some(there) = paths.iter().find(|path| path.exists() && !args.force) {
+        bail!("{} is there already; --force replaces it and keeps the old one as *.bak", there.display());
+    }
+    let asks = !args.yes && !is_json && std::io::stdin().is_terminal();
+    let mut wanted = args.neuron.clone();
+    if wanted.is_empty() && asks {
+        let said = ask(
+            "Addresses of neurons (HOST, HOST:PORT or NETWORK/BITS, with blanks between them)",
+            "127.0.0.1",
+        )?;
+        wanted = said.split([' ', ',']).filter(|part| !part.is_empty()).map(str::to_owned).collect();
+    }
+    if wanted.is_empty() {
+        bail!("no neuron: give addresses with --neuron HOST[:PORT]");
+    }
+    let listen =
+        if asks { ask("Where are clients to be served", &args.listen)? } else { args.listen.clone() };
+    let is_open = !args.admin_listen.starts_with("127.") && !args.admin_listen.starts_with("unix:");
+    let admin_key = args.admin_key
+        || is_open
+        || (asks
+            && yes(
+                "Make an admin key (without one, programs and people on this machine may do everything)",
+            )?);
+    let client_key = args.client_key
+        || (asks && yes("Make a key for clients (without one, everybody on private networks is served)")?);
+    let found = look::all(&wanted)?;
+    let answers = Answers {
+        listen,
+        admin_listen: args.admin_listen.clone(),
+        policies: args.policies.clone(),
+        found,
+        client_key: client_key.then(secret).transpose()?,
+        admin_key: admin_key.then(secret).transpose()?,
+    };
+    let texts = [files::cortex(&answers), files::models(&answers.found)];
+    std::fs::create_dir_all(&args.dir).with_context(|| format!("{} cannot be made", args.dir.display()))?;
+    for (path, text) in paths.iter().zip(&texts) {
+        write(path, text)?;
+    }
+    // What was written is what serves, or the mistake is ours.
+    let config = Config::load(&paths[0])?;
+    match is_json {
+        true => super::print_json(&json!({
+            "files": paths, "neurons": answers.found, "models": config.catalogue.models().map(|m| &m.id).collect::<Vec<_>>(),
+            "client_key": answers.client_key, "admin_key": answers.admin_key, "notes": config.doubts(),
+        })),
+        false => {
+            told(&answers, &paths, &config);
+            Ok(())
+        }
+    }
+}
+
+fn told(answers: &Answers, paths: &[PathBuf; 2], config: &Config) {
+    for found in &answers.found {
+        println!("{}: {}", found.endpoint, found.said());
+    }
+    println!("\n{} and {} are written.", paths[0].display(), paths[1].display());
+    config.doubts().iter().for_each(|doubt| println!("note: {doubt}"));
+    for (what, key, how) in [
+        ("clients", &answers.client_key, "Authorization: Bearer"),
+        ("operators", &answers.admin_key, "in CORTEX_ADMIN_KEY, or at the console"),
+    ] {
+        if let Some(key) = key {
+            println!("The key for {what} ({how}), which is kept nowhere: {key}");
+        }
+    }
+    println!("\nNext: cortex check --config {0}\n      cortex serve --config {0}", paths[0].display());
+    println!("      the console: http://{}/", answers.admin_listen);
+}
+
+/// Nothing that was there is lost.
+fn write(path: &Path, text: &str) -> anyhow::Result<()> {
+    if path.exists() {
+        let kept = path.with_extension("toml.bak");
+        std::fs::rename(path, &kept).with_context(|| format!("{} cannot be kept", path.display()))?;
+    }
+    std::fs::write(path, text).with_context(|| format!("{} cannot be written", path.display()))
+}
+
+fn ask(question: &str, usual: &str) -> anyhow::Result<String> {
+    print!("{question} [{usual}]: ");
+    std::io::stdout().flush()?;
+    let mut line = String::new();
+    std::io::stdin().lock().read_line(&mut line)?;
+    let said = line.trim();
+    Ok(if said.is_empty() { usual.to_owned() } else { said.to_owned() })
+}
+
+fn yes(question: &str) -> anyhow::Result<bool> {
+    Ok(ask(&format!("{question}? y/n"), "y")?.to_lowercase().starts_with('y'))
+}
+
+/// 32 bytes of the system's randomness, in hexadecimal.
+fn secret() -> anyhow::Result<String> {
+    let mut bytes = [0; 32];
+    let read = std::fs::File::open("/dev/urandom").and_then(|mut file| file.read_exact(&mut bytes));
+    read.context("/dev/urandom cannot be read")?;
+    Ok(bytes.iter().map(|byte| format!("{byte:02x}")).collect())
+}
