@@ -10,6 +10,8 @@ mod node;
 mod overrides;
 mod policies;
 mod raw;
+#[cfg(test)]
+mod reference;
 mod reload;
 mod settings;
 mod telemetry;

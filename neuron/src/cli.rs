@@ -6,10 +6,18 @@ use clap::{Parser, Subcommand};
 
 use crate::bench::{BenchArgs, GpuArgs, SamplingArgs};
 
+const EXIT: &str = "Exit status:
+  0  it was done
+  1  it failed, or was refused
+  2  the command line is wrong";
+
 /// The daemon on each machine that runs models.
 #[derive(Debug, Parser)]
-#[command(version)]
+#[command(version, after_help = EXIT)]
 pub struct Cli {
+    /// Answer in JSON, for programs.
+    #[arg(long, global = true)]
+    pub json: bool,
     #[command(subcommand)]
     pub command: Command,
 }
@@ -17,6 +25,16 @@ pub struct Cli {
 /// What to do.
 #[derive(Debug, Subcommand)]
 pub enum Command {
+    /// Print what makes a shell complete neuron's commands.
+    Completions {
+        /// bash, zsh, fish, elvish or powershell.
+        shell: clap_complete::Shell,
+    },
+    /// Write the manual's pages.
+    Man {
+        /// The folder that they go to.
+        dir: PathBuf,
+    },
     /// Serve the HTTP API until SIGTERM or SIGINT.
     Serve {
         #[command(flatten)]
@@ -42,15 +60,9 @@ pub enum Command {
     Preflight {
         #[command(flatten)]
         model: OneModel,
-        /// As JSON.
-        #[arg(long)]
-        json: bool,
     },
     /// List the models that are here.
     List {
-        /// As JSON.
-        #[arg(long)]
-        json: bool,
         /// Configuration file; without one, all is as if it were empty.
         #[arg(long = "config", value_name = "FILE")]
         config: Option<PathBuf>,

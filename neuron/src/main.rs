@@ -1,9 +1,14 @@
 //! The program `neuron`.
 
-use std::{net::SocketAddr, path::PathBuf, process::ExitCode, time::Duration};
+use std::{
+    net::SocketAddr,
+    path::{Path, PathBuf},
+    process::ExitCode,
+    time::Duration,
+};
 
 use anyhow::{Context, bail};
-use clap::Parser;
+use clap::{CommandFactory, Parser};
 use neuron::{
     cli::{Cli, Command},
     config::{Config, process_env},
@@ -27,7 +32,7 @@ fn main() -> ExitCode {
     let colours =
         std::io::IsTerminal::is_terminal(&std::io::stderr()) && std::env::var_os("NO_COLOR").is_none();
     tracing_subscriber::fmt().with_ansi(colours).with_env_filter(filter).with_writer(std::io::stderr).init();
-    match run(cli.command) {
+    match run(cli.command, cli.json) {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
             eprintln!("neuron: {error:#}");
@@ -36,11 +41,19 @@ fn main() -> ExitCode {
     }
 }
 
-fn run(command: Command) -> anyhow::Result<()> {
+fn run(command: Command, json: bool) -> anyhow::Result<()> {
     match command {
+        Command::Completions { shell } => {
+            clap_complete::generate(shell, &mut Cli::command(), "neuron", &mut std::io::stdout());
+            Ok(())
+        }
+        Command::Man { dir } => manual(&dir),
         Command::Check { config } => {
             let config = Config::load(&config.path, &process_env)?;
-            println!("the configuration is valid; neuron would listen on {}", config.listen);
+            match json {
+                true => println!("{}", serde_json::json!({"listen": config.listen})),
+                false => println!("the configuration is valid; neuron would listen on {}", config.listen),
+            }
             Ok(())
         }
         Command::Run { model, config } => {
@@ -50,15 +63,15 @@ fn run(command: Command) -> anyhow::Result<()> {
         }
         Command::Pull { model } => {
             let config = configured(model.config)?;
-            until_done(manage::pull(&config, &model.id, model.quant.as_deref()))
+            until_done(manage::pull(&config, &model.id, model.quant.as_deref(), json))
         }
-        Command::Preflight { model, json } => {
+        Command::Preflight { model } => {
             let config = configured(model.config)?;
             until_done(manage::preflight(&config, &model.id, model.quant.as_deref(), json))
         }
-        Command::List { json, config } => manage::list(&configured(config)?, json),
-        Command::Rm { model, config } => manage::remove(&configured(config)?, &model),
-        Command::Verify { model, config } => manage::verify(&configured(config)?, model.as_deref()),
+        Command::List { config } => manage::list(&configured(config)?, json),
+        Command::Rm { model, config } => manage::remove(&configured(config)?, &model, json),
+        Command::Verify { model, config } => manage::verify(&configured(config)?, model.as_deref(), json),
         Command::Registry { dir, listen, token_env, insecure_open } => {
             let token = token_env.map(|name| {
                 let token = process_env(&name).filter(|token| !token.trim().is_empty());
@@ -73,7 +86,10 @@ fn run(command: Command) -> anyhow::Result<()> {
             until_done(give_out(dir, listen, token))
         }
         Command::Bench(args) => neuron::bench::run(&args),
-        Command::BenchGpu(args) => neuron::bench::run_gpu(&args),
+        Command::BenchGpu(mut args) => {
+            args.json = json;
+            neuron::bench::run_gpu(&args)
+        }
         Command::BenchSampling(args) => neuron::bench::run_sampling(&args),
         Command::Serve { config, listen } => {
             let mut config = Config::load(&config.path, &process_env)?;
@@ -94,6 +110,15 @@ fn run(command: Command) -> anyhow::Result<()> {
             }
         }
     }
+}
+
+/// One page a command.
+fn manual(dir: &Path) -> anyhow::Result<()> {
+    let write = || {
+        std::fs::create_dir_all(dir)?;
+        clap_mangen::generate_to(Cli::command(), dir)
+    };
+    write().with_context(|| format!("the pages cannot be written to {}", dir.display()))
 }
 
 fn configured(path: Option<PathBuf>) -> anyhow::Result<Config> {

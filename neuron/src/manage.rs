@@ -17,7 +17,7 @@ pub use look::preflight;
 const EVERY: Duration = Duration::from_millis(100);
 
 /// Fetches a model into the cache of its source, with a bar on a terminal.
-pub async fn pull(config: &Config, id: &str, quant: Option<&str>) -> anyhow::Result<()> {
+pub async fn pull(config: &Config, id: &str, quant: Option<&str>, json: bool) -> anyhow::Result<()> {
     let progress = Progress::default();
     let bar = ProgressBar::new(0);
     let style = "{msg} {wide_bar} {bytes} of {total_bytes}, {bytes_per_sec}, {eta} left";
@@ -41,6 +41,11 @@ pub async fn pull(config: &Config, id: &str, quant: Option<&str>) -> anyhow::Res
     };
     bar.finish_and_clear();
     let resolved = fetched.map_err(|e| anyhow::anyhow!(e.message()))?;
+    if json {
+        let bytes = sources::size_of(&resolved.path);
+        println!("{}", serde_json::json!({"model": id, "path": resolved.path, "bytes": bytes}));
+        return Ok(());
+    }
     println!("{}", resolved.path.display());
     if std::io::stderr().is_terminal() {
         eprintln!("{id} is here: {}", disk::in_words(sources::size_of(&resolved.path)));

@@ -3,6 +3,7 @@
 mod bench;
 mod cuda;
 mod demo;
+mod dist;
 mod embedder;
 mod model;
 mod new_policy;
@@ -46,6 +47,8 @@ enum Task {
     Bench(bench::Args),
     /// neuron for GPUs: its compiler, its checks without a GPU, and its tests on one
     Cuda(cuda::Args),
+    /// Make what operators install: .deb, .rpm, archives, bills of materials, in target/packages
+    Dist(dist::Args),
     /// Check what the architecture promises: dependencies, file sizes, layout
     Tidy,
 }
@@ -60,6 +63,7 @@ fn main() -> ExitCode {
         Task::Test(args) => test::run(&args),
         Task::Bench(args) => bench::run(&args),
         Task::Cuda(args) => cuda::run(&args),
+        Task::Dist(args) => dist::run(&args),
         Task::Tidy => tidy::run(),
     };
     match done {

@@ -17,6 +17,7 @@ mod commands;
 mod conformance;
 mod console;
 mod dialects;
+mod docs;
 mod evict;
 mod explain;
 mod faults;

@@ -64,7 +64,7 @@ pub(super) async fn authenticate(State(app): State<Arc<App>>, mut request: Reque
 fn needed(path: &str) -> Option<Scope> {
     match path {
         "/" | "/health" | "/version" => None,
-        "/tokenize" => Some(Scope::Infer),
+        "/tokenize" | "/detokenize" => Some(Scope::Infer),
         "/defrag" | "/models/load" | "/models/preflight" | "/models/unload" | "/models/park"
         | "/models/wake" => Some(Scope::Lifecycle),
         path if path.starts_with("/v1/") => Some(Scope::Infer),

@@ -20,7 +20,7 @@ pub struct GpuArgs {
     #[arg(long, default_value_t = 0)]
     pub device: usize,
     /// Print JSON instead of a table.
-    #[arg(long)]
+    #[arg(skip)]
     pub json: bool,
 }
 

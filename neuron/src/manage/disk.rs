@@ -75,7 +75,7 @@ fn cached(id: String, source: String, dir: &Path) -> Cached {
 }
 
 /// Removes a model with all its revisions from the cache of its source.
-pub fn remove(config: &Config, id: &str) -> anyhow::Result<()> {
+pub fn remove(config: &Config, id: &str, json: bool) -> anyhow::Result<()> {
     let dir = sources::cached_repo(config, id).map_err(|e| anyhow::anyhow!(e.message()))?;
     if !dir.is_dir() {
         bail!("{id} is not in the cache: there is no {}", dir.display());
@@ -87,18 +87,22 @@ pub fn remove(config: &Config, id: &str) -> anyhow::Result<()> {
     }
     let bytes: u64 = files(&dir.join("blobs")).iter().map(|path| taken(path)).sum();
     fs::remove_dir_all(&dir).with_context(|| format!("{}", dir.display()))?;
+    if json {
+        println!("{}", serde_json::json!({"model": id, "freed_bytes": bytes}));
+        return Ok(());
+    }
     println!("{id} is gone: {} are free again", in_words(bytes));
     Ok(())
 }
 
 /// Reads every file of a model, or of all, and holds it against the hash that it is named by. An error where one
 /// is something else.
-pub fn verify(config: &Config, id: Option<&str>) -> anyhow::Result<()> {
+pub fn verify(config: &Config, id: Option<&str>, json: bool) -> anyhow::Result<()> {
     let dirs = match id {
         Some(id) => vec![sources::cached_repo(config, id).map_err(|e| anyhow::anyhow!(e.message()))?],
         None => config.sources.values().flat_map(|source| folders(&source.cache_dir)).collect(),
     };
-    let (mut good, mut bad, mut unknown) = (0, 0, 0);
+    let (mut good, mut bad, mut unknown) = (0, Vec::new(), 0);
     for dir in dirs {
         if !dir.is_dir() {
             bail!("{} is not in the cache: there is no {}", id.unwrap_or_default(), dir.display());
@@ -113,17 +117,24 @@ pub fn verify(config: &Config, id: Option<&str>) -> anyhow::Result<()> {
                 content => match content.differs(&blob).with_context(|| format!("{}", blob.display()))? {
                     None => good += 1,
                     Some(found) => {
-                        bad += 1;
-                        println!("{} is damaged: its hash is {found}", blob.display());
+                        if !json {
+                            println!("{} is damaged: its hash is {found}", blob.display());
+                        }
+                        bad.push(blob);
                     }
                 },
             }
         }
     }
-    println!(
-        "{good} files are what they should be, {bad} are not, {unknown} have no hash to be held against"
-    );
-    if bad > 0 {
+    if json {
+        println!("{}", serde_json::json!({"good": good, "damaged": bad, "unknown": unknown}));
+    } else {
+        let damaged = bad.len();
+        println!(
+            "{good} files are what they should be, {damaged} are not, {unknown} have no hash to be held against"
+        );
+    }
+    if !bad.is_empty() {
         bail!("remove the damaged files, and neuron pull fetches them again");
     }
     Ok(())

@@ -1,0 +1,141 @@
+//! `cargo xtask dist`: what operators install.
+//!
+//! A tree of files for each package is laid out once (`stage`); the .deb, the .rpm and the archive are made of it.
+
+mod archive;
+mod debian;
+mod source;
+mod stage;
+mod tools;
+
+use crate::{cuda, paths, policies, setup, sh};
+use anyhow::{Context, Result, bail};
+use std::path::{Path, PathBuf};
+use std::process::Command;
+
+#[derive(clap::Args)]
+pub(crate) struct Args {
+    /// neuron with kernels for GPUs of these compute capabilities ("90", or "80,86,89,90,100,120" for all): package neuron-cuda
+    #[arg(long)]
+    cuda: Option<String>,
+    /// Cargo's profile; `release` is built faster and runs a little slower
+    #[arg(long, default_value = "dist")]
+    profile: String,
+    /// Package what is built already
+    #[arg(long)]
+    no_build: bool,
+    /// Also the sources with all their crates, and the source packages' specs, for builders without a network
+    #[arg(long)]
+    source: bool,
+    /// Then install the .deb files into a fresh Debian (debootstrap; as root) and serve from there, and look into the .rpm files
+    #[arg(long)]
+    check: bool,
+}
+
+/// A package that is made.
+#[derive(Debug, Clone)]
+pub(crate) struct Package {
+    /// Of the files in packaging/: cortex or neuron.
+    pub(crate) name: &'static str,
+    /// What it is installed as.
+    pub(crate) called: String,
+    binary: PathBuf,
+}
+
+pub(crate) fn dir() -> PathBuf {
+    paths::artifact("packages")
+}
+
+pub(crate) fn run(args: &Args) -> Result<()> {
+    if !args.no_build {
+        build(args)?;
+    }
+    let profile = if args.profile == "dev" { "debug" } else { &args.profile };
+    let built = |name: &str| paths::cargo_target().join(profile).join(name);
+    let neuron = if args.cuda.is_some() { "neuron-cuda" } else { "neuron" };
+    let packages = [
+        Package { name: "cortex", called: "cortex".into(), binary: built("cortex") },
+        Package { name: "neuron", called: neuron.into(), binary: built("neuron") },
+    ];
+    std::fs::create_dir_all(dir()).context("target/packages cannot be made")?;
+    let mut made = Vec::new();
+    for package in &packages {
+        let root = stage::lay_out(package)?;
+        made.push(archive::tar(package, &root)?);
+        made.push(tools::deb(package)?);
+        made.push(tools::rpm(package)?);
+        made.push(tools::bill(package)?);
+    }
+    if args.source {
+        made.extend(source::pack()?);
+    }
+    sums(&made)?;
+    for file in &made {
+        println!("{:>9} KiB  {}", std::fs::metadata(file)?.len() >> 10, file.display());
+    }
+    if args.check {
+        debian::check(&packages)?;
+        tools::check_rpms(&packages)?;
+    }
+    Ok(())
+}
+
+fn build(args: &Args) -> Result<()> {
+    setup::wasm_target()?;
+    policies::build()?;
+    let locked = ["build", "--locked", "--profile", &args.profile, "-p", "cortex", "-p", "neuron"];
+    match &args.cuda {
+        None => sh::run(&mut sh::cargo(&locked)),
+        Some(architectures) => {
+            let mut build = cuda::cargo(&[&locked[..], &["--features", "neuron/cuda"]].concat())?;
+            sh::run(build.env("NEURON_CUDA_ARCHITECTURES", architectures))
+        }
+    }
+}
+
+/// The workspace's.
+pub(crate) fn version() -> Result<String> {
+    let text = std::fs::read_to_string(paths::root().join("Cargo.toml"))?;
+    let table: toml::Table = text.parse().context("Cargo.toml")?;
+    let version = table["workspace"]["package"]["version"].as_str();
+    Ok(version.context("Cargo.toml has no workspace.package.version")?.to_owned())
+}
+
+/// When the commit was made: the only time that a package knows, so that it is the same whenever it is made.
+pub(crate) fn epoch() -> Result<String> {
+    if let Ok(epoch) = std::env::var("SOURCE_DATE_EPOCH") {
+        return Ok(epoch);
+    }
+    let mut git = Command::new("git");
+    git.args(["log", "-1", "--format=%ct"]).current_dir(paths::root());
+    Ok(sh::output(&mut git)?.trim().to_owned())
+}
+
+/// SHA256SUMS, as `sha256sum --check` reads it.
+fn sums(files: &[PathBuf]) -> Result<()> {
+    use sha2::{Digest, Sha256};
+    let mut text = String::new();
+    for file in files {
+        let digest = Sha256::digest(std::fs::read(file)?);
+        let hex: String = digest.iter().map(|byte| format!("{byte:02x}")).collect();
+        let name = file.file_name().map(|name| name.to_string_lossy().into_owned()).unwrap_or_default();
+        text += &format!("{hex}  {name}\n");
+    }
+    Ok(std::fs::write(dir().join("SHA256SUMS"), text)?)
+}
+
+/// The one file of `dir` whose name ends so and begins with `start`.
+fn only(dir: &Path, start: &str, end: &str) -> Result<PathBuf> {
+    let mut found = Vec::new();
+    for entry in std::fs::read_dir(dir)? {
+        let path = entry?.path();
+        let name = path.file_name().map(|name| name.to_string_lossy().into_owned()).unwrap_or_default();
+        if name.starts_with(start) && name.ends_with(end) {
+            found.push(path);
+        }
+    }
+    match found.as_slice() {
+        [one] => Ok(one.clone()),
+        _ => bail!("{} files {start}*{end} in {}", found.len(), dir.display()),
+    }
+}
