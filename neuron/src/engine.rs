@@ -49,4 +49,4 @@ pub use shape::{Shape, ShapeError};
 pub use shards::{Communicator, Loopback, Shard};
 pub use thoughts::Thoughts;
 pub use weights::Weights;
-pub(crate) use weights::{Kind, Noise, StoredTensor};
+pub(crate) use weights::{Kind, Noise, Scales, StoredTensor};

@@ -9,6 +9,7 @@ mod dtype;
 mod files;
 mod header;
 mod names;
+mod scaled;
 
 use std::{
     collections::BTreeMap,
@@ -24,6 +25,8 @@ use crate::{
 };
 use dtype::Dtype;
 use names::Names;
+
+pub(crate) use scaled::METHODS;
 
 pub(crate) use files::{CONFIG, INDEX, WHOLE, missing_files, shards};
 
@@ -167,7 +170,10 @@ impl Safetensors {
     /// it is not there, or of a type that is not computed with.
     pub(crate) fn kind(&self, gguf_name: &str) -> Option<Kind> {
         let tensor = self.tensors.get(&self.names.name(gguf_name, Some(0))?)?;
-        tensor.dtype.float().map(Kind::Float)
+        match tensor.is_eight_bits() {
+            true => Some(tensor.kind_of_eight_bits()),
+            false => tensor.dtype.float().map(Kind::Float),
+        }
     }
 
     /// A tensor by GGUF's name for it. `expert`: the one that is wanted, where the name stands for several.
@@ -181,6 +187,9 @@ impl Safetensors {
     pub(crate) fn stored_own(&self, name: &str) -> Result<StoredTensor, ModelError> {
         let missing = || ModelError(format!("tensor {name} is missing"));
         let tensor = self.tensors.get(name).ok_or_else(missing)?;
+        if tensor.is_eight_bits() {
+            return self.stored_in_eight_bits(name, tensor);
+        }
         let unknown = || ModelError(format!("tensor {name} is {}", tensor.dtype.name()));
         let kind = Kind::Float(tensor.dtype.float().ok_or_else(unknown)?);
         let columns = tensor.dims.last().copied().unwrap_or(1);

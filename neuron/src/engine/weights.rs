@@ -1,5 +1,7 @@
 //! Where a model's tensors are read from.
 
+mod eight_bits;
+
 use std::{
     collections::BTreeMap,
     fs::File,
@@ -18,11 +20,14 @@ use neuron_kernels::{
     quant::{QuantMatrix, Source, Target},
 };
 
+pub(crate) use eight_bits::Scales;
+
 use super::ModelError;
 use crate::{
     gguf::{Format, Header},
     safetensors::Safetensors,
 };
+use eight_bits::EightBits;
 
 /// A model's files, their headers read and checked.
 #[derive(Debug, Clone)]
@@ -85,6 +90,8 @@ pub(crate) struct StoredTensor {
     repeats: Option<usize>,
     /// Of each stored row only some columns are meant: bytes of the whole row, and those before them.
     narrowed: Option<[usize; 2]>,
+    /// The file has eight bits for each of the floats.
+    eight_bits: Option<EightBits>,
     /// Counts bytes that are read.
     read: Arc<AtomicU64>,
 }
@@ -165,8 +172,23 @@ impl StoredTensor {
             len,
             repeats: None,
             narrowed: None,
+            eight_bits: None,
             read: Arc::default(),
         })
+    }
+
+    /// As [`Self::open`], of a matrix of E4M3 that `scales` are for.
+    pub(crate) fn open_eight_bits(
+        name: &str,
+        path: &Path,
+        [from, len]: [u64; 2],
+        [rows, columns]: [u64; 2],
+        (kind, scales): (Kind, Scales),
+    ) -> Result<Self, ModelError> {
+        let floats = [from, len.saturating_mul(4)];
+        let tensor = Self::open(name, path, floats, [rows, columns], kind)?;
+        let eight_bits = Some(EightBits::new(scales, tensor.columns));
+        Ok(Self { eight_bits, ..tensor })
     }
 
     /// What a rank has of it.
@@ -180,6 +202,13 @@ impl StoredTensor {
         }
         let part = count / size;
         let bytes_of = |columns: usize| columns * each;
+        if let Some(of) = &self.eight_bits {
+            let (rows, columns, of) = match cut {
+                Cut::Rows if rows > 1 => (part, columns, of.from(rank * part, 0)),
+                _ => (rows, part, of.from(0, rank * part)),
+            };
+            return Ok(Self { rows, columns, len: rows * bytes_of(columns), eight_bits: Some(of), ..self });
+        }
         Ok(match cut {
             Cut::Rows if rows > 1 => {
                 let len = part * bytes_of(columns);
@@ -262,6 +291,11 @@ impl Stored for StoredTensor {
             }
             self.file.read_exact_at(into, self.from + from as u64)
         };
+        if let Some(of) = &self.eight_bits {
+            // Whole rows are asked for, as below.
+            let row = from / (self.columns * 4).max(1);
+            return of.read((&self.file, self.from), (row, self.columns), into, &self.read);
+        }
         let Some([whole, skipped]) = self.narrowed else { return read(into, from) };
         // Whole rows are asked for, by whoever packs them and by who wants all.
         let row_len = self.len / self.rows.max(1);
@@ -340,13 +374,15 @@ impl Weights {
     fn held(&self, kind: Kind, name: &str, rows: u64, columns: u64) -> Kind {
         match (kind, self.in_situ) {
             // Routers are small, and which experts are chosen hangs on little.
-            (Kind::Float(float), Some(target))
+            (Kind::Float(float) | Kind::InSitu(float, _), Some(target))
                 if rows > 1 && target.takes(columns) && !name.ends_with("ffn_gate_inp.weight") =>
             {
                 // What makes the logits is given more bits, as in files.
                 let is_output = matches!(name, "token_embd.weight" | "output.weight");
                 Kind::InSitu(float, if is_output { target.max(Target::Q6K) } else { target })
             }
+            // A part may be narrower than its whole.
+            (Kind::InSitu(float, target), _) if !target.takes(columns) => Kind::Float(float),
             _ => kind,
         }
     }

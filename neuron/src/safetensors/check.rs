@@ -25,8 +25,10 @@ impl Safetensors {
             }
         }
         // A tensor that the forward passes over changes what the model says: llama with biases, say.
-        let other =
-            self.tensors.keys().find(|name| !used.contains(*name) && !self.names.is_beside(name, shape.tied));
+        let is_other = |name: &&String| {
+            !used.contains(*name) && !self.names.is_beside(name, shape.tied) && !self.is_scale(name)
+        };
+        let other = self.tensors.keys().find(is_other);
         match other {
             Some(other) => {
                 Err(ShapeError::Unsupported(format!("{} with the tensor {other}", shape.architecture.name())))
@@ -42,6 +44,11 @@ impl Safetensors {
         };
         let problem = if tensor.dims != dims {
             Problem::Shape { name, dims: tensor.dims.clone() }
+        } else if tensor.is_eight_bits() {
+            match self.blocks(&name, tensor) {
+                Ok(_) => return Ok(name),
+                Err(problem) => problem,
+            }
         } else if tensor.dtype.float().is_none() {
             Problem::Format { name, dtype: tensor.dtype.name() }
         } else {

@@ -25,7 +25,7 @@ use crate::{
 
 /// The emulated one, or this machine's first GPU where `NEURON_TEST_DEVICE` says `cuda`: that counts nothing and fails only
 /// by itself.
-fn device(bytes: u64, faults: &Arc<Faults>) -> Device {
+pub(crate) fn device(bytes: u64, faults: &Arc<Faults>) -> Device {
     if on_gpu() { Device::open(0).unwrap() } else { Device::emulated_with(bytes, Arc::clone(faults)) }
 }
 

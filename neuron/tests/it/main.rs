@@ -11,6 +11,7 @@ mod choices;
 mod completions;
 mod devices;
 mod download;
+mod eight_bits;
 mod embeddings;
 mod estimate;
 mod folders;

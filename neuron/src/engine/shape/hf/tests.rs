@@ -266,7 +266,7 @@ fn variants_that_the_forward_does_not_know_are_refused_by_name() {
     check("gemma3_text", json!({ "hidden_activation": "silu" }), "the activation \"silu\"");
     check("gemma3_text", json!({ "final_logit_softcapping": 30.0 }), "final_logit_softcapping");
     check("gemma3_text", json!({ "use_bidirectional_attention": true }), "use_bidirectional_attention");
-    check("qwen3", json!({ "quantization_config": { "quant_method": "fp8" } }), "weights quantized by fp8");
+    check("qwen3", json!({ "quantization_config": { "quant_method": "awq" } }), "weights quantized by awq");
     for model_type in ["llama", "mistral", "qwen2", "qwen3", "qwen3_moe", "gemma3_text"] {
         assert_eq!(read(model_type, json!({}), |config| config.refuse_variants()), Ok(()));
     }
