@@ -18,8 +18,14 @@ async function start() {
   try {
     who = await fetch("/admin/whoami", { headers: headers() });
   } catch {
+    // What cannot stand in a header is no key.
+    if (/[^\x21-\x7e]/.test(key.get() ?? "")) return login("this is no admin key: it has characters that none has");
     fill(main, h("p.empty", null, "The gateway does not answer. It is tried again."));
     return setTimeout(start, 2000);
+  }
+  if (who.status === 429) {
+    fill(main, h("p.empty", { role: "alert" }, `${(await who.json().catch(() => ({}))).error?.message ?? "Too many wrong keys"}.`));
+    return setTimeout(start, 6000);
   }
   if (!who.ok) return login((await who.json().catch(() => ({}))).error?.message);
   state.me = await who.json();
@@ -30,7 +36,6 @@ async function start() {
     shown?.update();
   });
   follow((reason) => {
-    key.set(null);
     leave();
     login(reason);
   });
@@ -52,7 +57,9 @@ function logout() {
 
 // A key that only puts policies there sees nothing else.
 function only() {
-  shown = policies.mount(main, { blind: true });
+  const room = h("div");
+  main.replaceChildren(room);
+  shown = policies.mount(room, { blind: true });
   shown.update();
 }
 
@@ -65,9 +72,19 @@ function show() {
     if (link.hash === `#${name || "fleet"}`) link.setAttribute("aria-current", "page");
     else link.removeAttribute("aria-current");
   }
-  main.replaceChildren();
-  shown = view.mount(main, { rest: rest.map(decodeURIComponent).join("/") });
+  // A room of its own: what listens in it goes with it.
+  const room = h("div");
+  main.replaceChildren(room);
+  shown = view.mount(room, { rest: rest.map(decoded).join("/") });
   shown.update();
+}
+
+function decoded(part) {
+  try {
+    return decodeURIComponent(part);
+  } catch {
+    return part;
+  }
 }
 
 function leave() {
@@ -89,7 +106,8 @@ function connection() {
 }
 
 function login(why) {
-  const told = why && key.get() ? h("p.error", { role: "alert" }, why) : null;
+  // That one is needed is said by the form itself.
+  const told = why && !why.startsWith("an admin key is needed") ? h("p.error", { role: "alert" }, why) : null;
   key.set(null);
   document.getElementById("nav").replaceChildren();
   document.getElementById("state").textContent = "";

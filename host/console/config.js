@@ -17,7 +17,7 @@ export function mount(main) {
     if (!config) return;
     const { files, last_reload: reload, settings } = config;
     const wanted = filter.value.trim().toLowerCase();
-    const shown = settings.filter(({ key, from }) => (!wanted || key.includes(wanted)) && !(set.checked && from === "default"));
+    const shown = settings.filter(({ key, from }) => (!wanted || key.toLowerCase().includes(wanted)) && !(set.checked && from === "default"));
     fill(head, h("p", null, "From ", files.map((file) => h("code", null, file)), ": changes are taken up as the files are saved."),
       (one("gateway")?.doubts ?? []).map((doubt) => h("p.doubt", null, doubt)),
       reload && (reload.ok ? h("p", null, `The last reload changed: ${reload.changed}.`)

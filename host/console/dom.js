@@ -33,16 +33,28 @@ export function fill(element, ...children) {
   morph(element, [...fresh.childNodes]);
 }
 
-// What a person is at (focus, a selection, an open list) stays where it is: only what differs is touched.
+// What a person is at (focus, a selection, an open list) stays where it is: only what differs is touched, and what has a
+// key is found by it, wherever it was.
 function morph(old, fresh) {
-  const had = [...old.childNodes];
-  fresh.forEach((node, place) => {
-    const before = had[place];
-    if (!before) return old.append(node);
-    if (same(before, node)) return become(before, node);
-    before.replaceWith(node);
-  });
-  had.slice(fresh.length).forEach((node) => node.remove());
+  const keyed = new Map();
+  for (const child of old.children) if (child.dataset.key !== undefined) keyed.set(child.dataset.key, child);
+  let at = old.firstChild;
+  for (const node of fresh) {
+    const key = node.dataset?.key;
+    const match = key !== undefined ? keyed.get(key) : at && at.dataset?.key === undefined ? at : null;
+    if (!match || !same(match, node)) {
+      old.insertBefore(node, at);
+      continue;
+    }
+    if (match === at) at = at.nextSibling;
+    else old.insertBefore(match, at);
+    become(match, node);
+  }
+  while (at) {
+    const next = at.nextSibling;
+    at.remove();
+    at = next;
+  }
 }
 
 function same(a, b) {

@@ -47,7 +47,7 @@ export function mount(main, { rest }) {
   const [temperature, top_p, max_tokens] = [number("temperature", 0, 2, 0.1), number("top_p", 0, 1, 0.05), number("max_tokens", 1, 1000000, 1)];
   const image = h("input", { id: "image", type: "file", accept: "image/*" });
   const prompt = h("textarea", { id: "prompt", rows: 3, required: true, placeholder: "Say something", onkeydown: (event) => {
-    if (event.key === "Enter" && !event.shiftKey) {
+    if (event.key === "Enter" && !event.shiftKey && !event.isComposing) {
       event.preventDefault();
       form.requestSubmit();
     }
@@ -73,11 +73,12 @@ export function mount(main, { rest }) {
   const spoken = () => DIALECTS[dialect.value] ?? DIALECTS.openai;
 
   async function ask() {
+    if (send.disabled) return;
     const turn = { role: "user", text: prompt.value, image: image.files[0] && !seeing.hidden ? await read(image.files[0]) : undefined };
     const answer = { role: "assistant", text: "", thought: "" };
     const { path, body, piece } = spoken();
     kept.turns.push(turn);
-    const sent = JSON.stringify(body(asked(kept.turns)));
+    const sent = JSON.stringify(body(asked(answered(kept.turns))));
     kept.turns.push(answer);
     [prompt.value, image.value] = ["", ""];
     [send.disabled, stop.disabled, control] = [true, false, new AbortController()];
@@ -134,7 +135,7 @@ export function mount(main, { rest }) {
     const about = one("gateway");
     const [, port] = /:(\d+)$/.exec(about?.listen ?? "") ?? [];
     const base = `http${about?.tls ? "s" : ""}://${location.hostname}${port ? `:${port}` : ""}`;
-    const turns = kept.turns.filter((turn) => !turn.error && turn.text);
+    const turns = answered(kept.turns);
     const { path, body } = spoken();
     const json = JSON.stringify(body(asked(turns.length ? turns : [{ role: "user", text: prompt.value || "Hello" }])), null, 2);
     const parts = [["curl", curl(base, path, json, about?.keys)], ["Python", python(dialect.value, base, json, about?.keys)]];
@@ -161,6 +162,10 @@ export function mount(main, { rest }) {
   draw();
   return { update, end: () => control?.abort() };
 }
+
+/** Without questions that came to nothing, and their answers. */
+const answered = (turns) =>
+  turns.filter((turn, place) => (turn.role === "user" ? !turns[place + 1]?.error && (place + 1 === turns.length || turns[place + 1].text) : !turn.error && turn.text));
 
 const read = (file) =>
   new Promise((resolve) => {

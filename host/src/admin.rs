@@ -46,10 +46,7 @@ pub fn admin_router(gateway: &Arc<Gateway>) -> Router {
     };
     let seen = Router::new()
         .route("/admin/status", get(async |State(gateway): State<Arc<Gateway>>| Json(status(&gateway))))
-        .route(
-            "/admin/requests",
-            get(async |State(gateway): State<Arc<Gateway>>| Json(gateway.recent.list())),
-        )
+        .route("/admin/requests", get(async |State(gateway): State<Arc<Gateway>>| Json(requests(&gateway))))
         .route("/admin/requests/{id}", get(request))
         .route("/admin/usage", get(async |State(gateway): State<Arc<Gateway>>| Json(usage(&gateway))))
         .route("/admin/policies", get(async |State(gateway): State<Arc<Gateway>>| Json(policies(&gateway))));
@@ -107,6 +104,12 @@ impl IntoResponse for Refused {
         }
         response
     }
+}
+
+/// The last ones, without their steps.
+fn requests(gateway: &Gateway) -> Value {
+    let records = gateway.recent.list();
+    serde_json::to_value(records.iter().map(|record| &**record).collect::<Vec<_>>()).unwrap_or_default()
 }
 
 async fn request(State(gateway): State<Arc<Gateway>>, Path(id): Path<String>) -> Response {

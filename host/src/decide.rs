@@ -122,14 +122,14 @@ impl Decider {
         }
     }
 
-    /// Which residents make room, in order; empty where none may.
+    /// Which residents make room, in order; empty where none may. And the policy that said so; `None`: the built-in.
     pub fn plan(
         &self,
         config: &Config,
         demand: &Demand,
         residents: &[Resident],
         facts: &[ResidentFacts],
-    ) -> Vec<usize> {
+    ) -> (Vec<usize>, Option<String>) {
         let policy = self.policies.table().get(&config.eviction_policy, Kind::Eviction);
         let (judged, by) = match policy {
             None => (None, By::default()),
@@ -138,13 +138,14 @@ impl Decider {
                 by(&policy, policy.plan(demand, residents, &rows, config.record.is_some()))
             }
         };
+        let judge = by.policy.clone().filter(|_| judged.is_some());
         let victims =
             judged.unwrap_or_else(|| policy::least_recently_used(&demand.device_mb, residents, facts));
         if let Some(path) = &config.record {
             let record = record::plan(by, demand, residents, facts, victims.clone());
             self.aside.push(Job::Record(path.clone(), Box::new(record)));
         }
-        victims
+        (victims, judge)
     }
 
     /// What came of a request.

@@ -82,11 +82,11 @@ fn by_key(
             "an admin key is needed: Authorization: Bearer KEY (cortex takes it from CORTEX_ADMIN_KEY)";
         return Err(Refused(StatusCode::UNAUTHORIZED, message.into()));
     };
-    // Whoever guesses is not told whether this one was right.
-    if let Some(wait) = from.and_then(|from| wrong.must_wait(from)) {
+    let digest = digest(key);
+    // Whoever guesses is not told whether this one was right; whoever was right before is not kept out by others.
+    if let Some(wait) = from.and_then(|from| wrong.must_wait(from, &digest)) {
         return Err(Refused::for_now(wait, "too many wrong admin keys came from this address"));
     }
-    let digest = digest(key);
     let Some(key) = config.admin_keys.of_digest(&digest) else {
         from.inspect(|from| wrong.note(*from));
         return Err(Refused(StatusCode::UNAUTHORIZED, "this admin key is not known here".into()));
@@ -96,13 +96,23 @@ fn by_key(
             let message = format!("the admin key {} does not have the role {}", key.name, role.name());
             Err(Refused(StatusCode::FORBIDDEN, message))
         }
-        _ => Ok(Operator { key: Some(key.clone()), digest: Some(digest) }),
+        _ => {
+            from.inspect(|from| wrong.was_right(*from, digest));
+            Ok(Operator { key: Some(key.clone()), digest: Some(digest) })
+        }
     }
 }
 
 fn nearby(from: Option<IpAddr>, uri: &Uri, headers: &HeaderMap) -> Result<Operator, Refused> {
     if !from.is_some_and(|from| from.to_canonical().is_loopback()) {
         let message = "without [[admin_keys]] in cortex.toml only programs on this machine are served here";
+        return Err(Refused(StatusCode::UNAUTHORIZED, message.into()));
+    }
+    // Of whom it was sent on for nothing is known.
+    const PASSED_ON: [&str; 5] = ["forwarded", "x-forwarded-for", "x-forwarded-host", "x-real-ip", "via"];
+    if PASSED_ON.iter().any(|name| headers.contains_key(*name)) {
+        let message =
+            "a proxy has sent this on, and without [[admin_keys]] only programs on this machine are served";
         return Err(Refused(StatusCode::UNAUTHORIZED, message.into()));
     }
     let host = asked_host(uri, headers);
@@ -165,6 +175,8 @@ mod tests {
         check("10.0.0.7", ("host", "10.0.0.1:31315"), Some(401));
         check("127.0.0.1", ("host", "rebound.example"), Some(403));
         check("127.0.0.1", ("x-other", "x"), Some(403));
+        check("127.0.0.1", ("x-forwarded-for", "10.0.0.7"), Some(401));
+        check("127.0.0.1", ("via", "1.1 proxy"), Some(401));
     }
 
     #[test]

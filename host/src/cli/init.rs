@@ -18,6 +18,9 @@ pub(super) struct Args {
     /// A neuron: HOST, HOST:PORT, a URL, or a network such as 10.0.0.0/24 to look through; may be given several times
     #[arg(long)]
     neuron: Vec<String>,
+    /// The environment variable with the bearer token that the neurons want; written as their token_env
+    #[arg(long, value_name = "NAME")]
+    token_env: Option<String>,
     /// Where clients are to be served
     #[arg(long, default_value = "0.0.0.0:31313")]
     listen: String,
@@ -36,7 +39,7 @@ pub(super) struct Args {
     /// Asks nothing
     #[arg(long, short)]
     yes: bool,
-    /// Replaces files that are there; the old ones stay beside them as *.bak
+    /// Replaces files that are there; the old ones stay beside them as *.bak, *.bak1, …
     #[arg(long)]
     force: bool,
 }
@@ -47,6 +50,7 @@ struct Answers {
     admin_listen: String,
     policies: Vec<PathBuf>,
     found: Vec<Found>,
+    token_env: Option<String>,
     /// Secret and its place in the file.
     client_key: Option<String>,
     admin_key: Option<String>,
@@ -80,22 +84,22 @@ pub(super) fn run(args: &Args, is_json: bool) -> anyhow::Result<()> {
             )?);
     let client_key = args.client_key
         || (asks && yes("Make a key for clients (without one, everybody on private networks is served)")?);
-    let found = look::all(&wanted)?;
+    let found = look::all(&wanted, token(args)?.as_deref())?;
     let answers = Answers {
         listen,
         admin_listen: args.admin_listen.clone(),
         policies: args.policies.clone(),
         found,
+        token_env: args.token_env.clone(),
         client_key: client_key.then(secret).transpose()?,
         admin_key: admin_key.then(secret).transpose()?,
     };
     let texts = [files::cortex(&answers), files::models(&answers.found)];
     std::fs::create_dir_all(&args.dir).with_context(|| format!("{} cannot be made", args.dir.display()))?;
+    let config = proven(&args.dir, &texts)?;
     for (path, text) in paths.iter().zip(&texts) {
         write(path, text)?;
     }
-    // What was written is what serves, or the mistake is ours.
-    let config = Config::load(&paths[0])?;
     match is_json {
         true => super::print_json(&json!({
             "files": paths, "neurons": answers.found, "models": config.catalogue.models().map(|m| &m.id).collect::<Vec<_>>(),
@@ -126,10 +130,33 @@ fn told(answers: &Answers, paths: &[PathBuf; 2], config: &Config) {
     println!("      the console: http://{}/", answers.admin_listen);
 }
 
-/// Nothing that was there is lost.
+/// The token of the neurons, where they want one.
+fn token(args: &Args) -> anyhow::Result<Option<String>> {
+    let Some(name) = &args.token_env else { return Ok(None) };
+    let token = std::env::var(name).ok().filter(|token| !token.trim().is_empty());
+    token.map(Some).with_context(|| format!("--token-env: the variable {name} is not set"))
+}
+
+/// What is to be written, as the gateway reads it: beside its place, so that a mistake replaces nothing.
+fn proven(dir: &Path, texts: &[String; 2]) -> anyhow::Result<Config> {
+    let apart = dir.join(format!(".init-{:016x}", crate::request::seed()));
+    std::fs::create_dir(&apart).with_context(|| format!("{} cannot be made", apart.display()))?;
+    let written = ["cortex.toml", "models.toml"]
+        .iter()
+        .zip(texts)
+        .try_for_each(|(name, text)| std::fs::write(apart.join(name), text));
+    let loaded =
+        written.map_err(anyhow::Error::from).and_then(|()| Ok(Config::load(&apart.join("cortex.toml"))?));
+    let _only_clutter = std::fs::remove_dir_all(&apart);
+    loaded
+}
+
+/// Nothing that was there is lost: the oldest is *.bak, later ones have numbers.
 fn write(path: &Path, text: &str) -> anyhow::Result<()> {
     if path.exists() {
-        let kept = path.with_extension("toml.bak");
+        let names = std::iter::once("toml.bak".to_owned()).chain((1..).map(|n| format!("toml.bak{n}")));
+        let mut free = names.map(|end| path.with_extension(end)).filter(|kept| !kept.exists());
+        let kept = free.next().unwrap_or_else(|| path.with_extension("toml.bak"));
         std::fs::rename(path, &kept).with_context(|| format!("{} cannot be kept", path.display()))?;
     }
     std::fs::write(path, text).with_context(|| format!("{} cannot be written", path.display()))

@@ -3,6 +3,7 @@
 use anyhow::Result;
 use std::io::{IsTerminal, Write, stdout};
 use std::time::Duration;
+use tokio::signal::unix::{SignalKind, signal};
 
 /// Another screen than the one with the shell's history; no cursor.
 const ENTER: &str = "\x1b[?1049h\x1b[?25l";
@@ -40,6 +41,11 @@ pub(super) fn paint(colour: Colour, text: &str) -> String {
 pub(super) fn stay(every: Duration, mut draw: impl FnMut() -> String) -> Result<()> {
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
     let is_screen = stdout().is_terminal();
+    // Before the first drawing: what comes during one is heard after it.
+    let mut ends = {
+        let _inside = runtime.enter();
+        [signal(SignalKind::interrupt())?, signal(SignalKind::terminate())?]
+    };
     print!("{}", if is_screen { ENTER } else { "" });
     loop {
         let text = draw();
@@ -50,9 +56,11 @@ pub(super) fn stay(every: Duration, mut draw: impl FnMut() -> String) -> Result<
             return Ok(());
         }
         drop(out);
+        let [interrupt, terminate] = &mut ends;
         let interrupted = runtime.block_on(async {
             tokio::select! {
-                _ = tokio::signal::ctrl_c() => true,
+                _ = interrupt.recv() => true,
+                _ = terminate.recv() => true,
                 () = tokio::time::sleep(every) => false,
             }
         });

@@ -57,7 +57,14 @@ fn flatten(
             for (place, entry) in entries.into_iter().enumerate() {
                 let name = entry["name"].as_str().map_or_else(|| place.to_string(), str::to_owned);
                 let given = given.and_then(|given| given.get(place));
+                // Those that cortex.toml does not have are from a file that it names.
+                let known = given.is_some();
+                let first = settings.len();
                 flatten(&format!("{key}.{name}"), entry, given, set, settings);
+                settings[first..]
+                    .iter_mut()
+                    .filter(|_| !known)
+                    .for_each(|setting| setting.from = Origin::File);
             }
         }
         // What is not said of one entry in a list is not worth a line.
@@ -68,9 +75,17 @@ fn flatten(
                 Some(_) => Origin::File,
                 None => Origin::Default,
             };
-            let value = match SECRET.contains(&name) && !value.is_null() {
-                true => Value::from("not shown"),
-                false => value,
+            let value = match &value {
+                Value::Null => value,
+                _ if SECRET.contains(&name) => Value::from("not shown"),
+                // A name and a password may stand before the host.
+                Value::String(text) => match (text.find("://"), text.rfind('@')) {
+                    (Some(scheme), Some(at)) if scheme < at => {
+                        format!("{}://…{}", &text[..scheme], &text[at..]).into()
+                    }
+                    _ => value,
+                },
+                _ => value,
             };
             settings.push(Setting { key: key.to_owned(), value, from });
         }
@@ -84,7 +99,7 @@ mod tests {
     #[test]
     fn a_setting_says_where_it_came_from_and_secrets_are_not_shown() {
         let text = "[gateway]\nmax_waiting = 7\n[[upstreams]]\nname = \"vllm\"\nendpoint = \"http://h/v1\"\n\
-                    headers = { authorization = \"Bearer hunter2\" }\n[[admin_keys]]\nname = \"ops\"\nsha256 = \"abc\"\nroles = [\"viewer\"]\n";
+                    headers = { authorization = \"Bearer hunter2\" }\n[telemetry]\notlp_endpoint = \"http://me:hunter2@h:1\"\n[[admin_keys]]\nname = \"ops\"\nsha256 = \"abc\"\nroles = [\"viewer\"]\n";
         let vars = [("CORTEX_GATEWAY__BODY_LIMIT_MB".to_owned(), "5".to_owned())];
         let raw = overrides::apply(
             toml::from_str(text).unwrap(),
@@ -99,6 +114,7 @@ mod tests {
         assert_eq!(find("gateway.body_limit_mb"), Some((5.into(), Origin::Environment)));
         assert_eq!(find("routing.policy"), Some(("affinity".into(), Origin::Default)));
         assert_eq!(find("upstreams.vllm.endpoint"), Some(("http://h/v1".into(), Origin::File)));
+        assert_eq!(find("telemetry.otlp_endpoint"), Some(("http://…@h:1".into(), Origin::File)));
         let all = serde_json::to_string(&settings).unwrap();
         assert!(!all.contains("hunter2") && !all.contains("abc"), "{all}");
     }

@@ -50,7 +50,7 @@ pub(super) fn collect(gateway: &Gateway) -> Items {
         put(&mut items, format!("live/{}", underway.id), &underway);
     }
     for record in gateway.recent.list() {
-        put(&mut items, format!("request/{}", record.id), &record);
+        put(&mut items, format!("request/{}", record.id), &*record);
     }
     if let Some(sample) = gateway.traffic.samples.last() {
         put(&mut items, "sample".into(), &sample);

@@ -68,7 +68,7 @@ pub(super) async fn make_room(
         for victim in &plan.victims {
             job.is_at(Some(node), "making room");
             tracing::info!(node = node.name, model = victim, "unloading to make room");
-            let why = judged(loads, &config, node, model, victim, drained);
+            let why = judged(loads, &config, node, model, (victim, plan.judge.as_deref()), drained);
             unload(loads, node, victim, UnloadMode::IfIdle, None).await?;
             loads.metrics.evictions.with_label_values(&["memory"]).inc();
             loads.chronicle.add(What::Unloaded, config.catalogue.id_of(victim), &node.name, why, None);
@@ -93,7 +93,7 @@ fn judged(
     config: &Config,
     node: &Arc<Node>,
     model: &Model,
-    victim: &str,
+    (victim, judge): (&str, Option<&str>),
     drained: bool,
 ) -> String {
     let fleet = loads.fleet.now();
@@ -104,7 +104,8 @@ fn judged(
         _ => "idle".to_owned(),
     };
     let class = standing::class(config.catalogue.on_node(victim));
-    format!("to make room for {}, by the policy {}: {stood}, class {class}", model.id, config.eviction_policy)
+    let judge = judge.map_or_else(|| "the built-in".to_owned(), |policy| format!("the policy {policy}"));
+    format!("to make room for {}, by {judge}: {stood}, class {class}", model.id)
 }
 
 /// A plan, and whether its victims may have to be drained.

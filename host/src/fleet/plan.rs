@@ -33,6 +33,8 @@ pub(super) struct Plan {
     pub(super) devices: Vec<u32>,
     /// Models to unload, in order, as the node knows them.
     pub(super) victims: Vec<String>,
+    /// The policy that named them; `None`: the built-in, or there are none.
+    pub(super) judge: Option<String>,
 }
 
 /// The plan that unloads the fewest MiB, of equal ones the fewest models, among those that `may_go`.
@@ -53,7 +55,7 @@ pub(super) fn cheapest(
         let short = short(view, &devices, need);
         let missing = short.iter().fold(0u64, |sum, mb| sum.saturating_add(*mb));
         if missing == 0 {
-            return Ok(Plan { devices, victims: Vec::new() });
+            return Ok(Plan { devices, victims: Vec::new(), judge: None });
         }
         least_short = least_short.min(missing);
         let demand = Demand {
@@ -64,13 +66,13 @@ pub(super) fn cheapest(
             seed: crate::request::seed(),
             now_ms: now_ms(),
         };
-        let chosen = loads.decider.plan(config, &demand, &residents, &facts);
+        let (chosen, judge) = loads.decider.plan(config, &demand, &residents, &facts);
         let of_chosen = chosen.iter().flat_map(|&v| &residents[v].device_mb);
         let unloaded = of_chosen.fold(0u64, |sum, mb| sum.saturating_add(*mb));
         let cost = (unloaded, chosen.len());
         if !chosen.is_empty() && best.as_ref().is_none_or(|(least, _)| cost < *least) {
             let victims = chosen.into_iter().map(|v| movable[v].id.clone()).collect();
-            best = Some((cost, Plan { devices, victims }));
+            best = Some((cost, Plan { devices, victims, judge }));
         }
     }
     let node = &view.node.name;

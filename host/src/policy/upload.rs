@@ -87,14 +87,17 @@ fn previous(dir: &Path, name: &str) -> PathBuf {
 
 /// A second name for the file, which goes on when the first gets another.
 fn keep(path: &Path, new: &[u8], previous: &Path) -> std::io::Result<()> {
+    let old = std::fs::read(path).ok();
     // Put once more, it is not what there was before.
-    match std::fs::read(path) {
-        Ok(old) if old != new => {}
-        _ => return Ok(()),
+    if old.as_deref() == Some(new) {
+        return Ok(());
     }
     match std::fs::remove_file(previous) {
         Err(error) if error.kind() != std::io::ErrorKind::NotFound => return Err(error),
         _ => {}
+    }
+    if old.is_none() {
+        return Ok(());
     }
     // Filesystems without links have copies.
     std::fs::hard_link(path, previous).or_else(|_| std::fs::copy(path, previous).map(|_| ()))

@@ -68,28 +68,41 @@ pub struct RequestRecord {
 /// The last requests, newest last.
 #[derive(Default)]
 pub struct Recent {
-    records: Mutex<VecDeque<RequestRecord>>,
+    records: Mutex<VecDeque<Kept>>,
+}
+
+/// A record without its steps, and those.
+#[derive(Clone)]
+struct Kept {
+    record: Arc<RequestRecord>,
+    steps: Arc<Vec<Told>>,
 }
 
 impl Recent {
-    pub fn list(&self) -> Vec<RequestRecord> {
-        let brief = |record: &RequestRecord| RequestRecord { steps: Vec::new(), ..record.clone() };
-        self.lock().iter().map(brief).collect()
+    /// Without their steps.
+    pub fn list(&self) -> Vec<Arc<RequestRecord>> {
+        self.lock().iter().map(|kept| kept.record.clone()).collect()
     }
 
     pub fn get(&self, id: &str) -> Option<RequestRecord> {
-        self.lock().iter().find(|r| r.id == id).cloned()
+        let found = self.lock().iter().find(|kept| kept.record.id == id).cloned();
+        found.map(|Kept { record, steps }| RequestRecord {
+            steps: steps.to_vec(),
+            ..RequestRecord::clone(&record)
+        })
     }
 
-    fn add(&self, record: RequestRecord) {
+    fn add(&self, mut record: RequestRecord) {
+        let steps = Arc::new(std::mem::take(&mut record.steps));
+        let record = Arc::new(record);
         let mut records = self.lock();
-        if records.len() == REMEMBERED {
-            records.pop_front();
-        }
-        records.push_back(record);
+        // Dropped after the lock.
+        let _oldest = (records.len() == REMEMBERED).then(|| records.pop_front());
+        records.push_back(Kept { record, steps });
+        drop(records);
     }
 
-    fn lock(&self) -> std::sync::MutexGuard<'_, VecDeque<RequestRecord>> {
+    fn lock(&self) -> std::sync::MutexGuard<'_, VecDeque<Kept>> {
         self.records.lock().unwrap_or_else(std::sync::PoisonError::into_inner)
     }
 }

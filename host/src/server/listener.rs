@@ -61,6 +61,12 @@ impl Listener {
         let mut inherited = Inherited::from_env();
         let mut each = async |address: &Address, key: &str, name: &str, place: usize| {
             if let Some(listener) = inherited.take(name, place)? {
+                match listener.address() {
+                    Ok(held) if held != *address => tracing::warn!(
+                        "{name} are served on {held}, which the service manager holds, and not on gateway.{key}, {address}"
+                    ),
+                    _ => {}
+                }
                 return Ok::<_, anyhow::Error>(listener);
             }
             let what = || format!("cannot listen on {address} (gateway.{key})");

@@ -143,7 +143,10 @@ async fn consoles_are_bounded_and_end_with_the_gateway() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn wrong_keys_are_slowed_down_and_other_sites_are_refused() {
-    let gateway = TestGateway::start_locked(&[], "", &keys(&[("ops", "operator")]), "ops").await;
+    let both = keys(&[("ops", "operator"), ("sees", "viewer"), ("stays", "viewer")]);
+    let gateway = TestGateway::start_locked(&[], "", &both, "ops").await;
+    let before = gateway.admin.with_key("stays");
+    assert_eq!(before.get("/admin/status").await.status, 200);
     let guess = |n: u32| gateway.admin.with_key(&format!("guess {n}"));
     for n in 0..10 {
         assert_eq!(guess(n).get("/admin/status").await.status, 401);
@@ -152,6 +155,9 @@ async fn wrong_keys_are_slowed_down_and_other_sites_are_refused() {
     assert_eq!((limited.status, limited.header("retry-after")), (429, "6"));
     // Also with the right one: whoever guesses must not learn that it was.
     assert_eq!(gateway.admin.get("/admin/status").await.status, 429);
+    assert_eq!(gateway.admin.with_key("sees").get("/admin/status").await.status, 429);
+    // Whoever was in before is not kept out by others.
+    assert_eq!(before.get("/admin/status").await.status, 200);
     // No key is no guess.
     assert_eq!(Client::new(&gateway.admin.base).get("/admin/status").await.status, 401);
 
@@ -234,6 +240,10 @@ async fn a_policy_goes_back_to_what_it_was() {
     assert_eq!(said.json()["policy"]["serving"]["sha256"], first["sha256"]);
     back().await;
     assert_eq!(serving().await, second["sha256"], "back from going back");
+    // What was replaced by nothing is nothing to go back to.
+    std::fs::remove_file(gateway.policies().join("judge.wasm")).unwrap();
+    put(built("affinity")).await;
+    assert_eq!(back().await.status, 409);
     let refused = put(b"nonsense".to_vec()).await;
     assert_eq!(
         (refused.status, &refused.json()["error"]["report"]["refused"][0]),

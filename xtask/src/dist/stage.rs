@@ -18,7 +18,9 @@ pub(super) fn lay_out(package: &Package) -> Result<PathBuf> {
     let (name, repo) = (package.name, paths::root());
     let packaging = repo.join("packaging");
     let binary = tree.copy(&package.binary, &format!("usr/bin/{name}"), 0o755)?;
-    for unit in [format!("{name}.service"), format!("{name}.socket")] {
+    for unit in
+        ["{name}.service", "{name}.socket", "{name}-devices.service"].map(|unit| unit.replace("{name}", name))
+    {
         let from = packaging.join("systemd").join(&unit);
         if from.exists() {
             tree.copy(&from, &format!("usr/lib/systemd/system/{unit}"), 0o644)?;
@@ -90,6 +92,9 @@ fn settings(tree: &Tree, package: &Package, packaging: &Path) -> Result<()> {
     let name = package.name;
     let example = fs::read_to_string(packaging.join(format!("{name}.example.toml")))?;
     let text = example.replace("\"models.example.toml\"", "\"models.toml\"");
+    // So that `neuron pull` and its like have the cache that the service has.
+    let text = text
+        .replace("[sources.huggingface]\n", "[sources.huggingface]\ncache_dir = \"/var/lib/neuron/hub\"\n");
     tree.write(&format!("etc/{name}/{name}.toml"), text.as_bytes(), 0o644)?;
     if name == "cortex" {
         tree.copy(&packaging.join("models.example.toml"), "etc/cortex/models.toml", 0o644)?;

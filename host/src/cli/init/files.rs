@@ -30,6 +30,7 @@ pub(super) fn cortex(answers: &Answers) -> String {
         };
         out += &(line + "\n");
     }
+    let token = answers.token_env.as_ref().map(|name| format!("token_env = {}\n", quoted(name)));
     for found in &answers.found {
         let said = found
             .error
@@ -38,10 +39,11 @@ pub(super) fn cortex(answers: &Answers) -> String {
         // Writing to a String cannot fail.
         let _infallible = write!(
             out,
-            "# {}\n[[neurons]]\nname = {}\nendpoint = {}\n\n",
+            "# {}\n[[neurons]]\nname = {}\nendpoint = {}\n{}\n",
             said.replace(char::is_control, " "),
             quoted(&found.name),
-            quoted(&found.endpoint)
+            quoted(&found.endpoint),
+            token.as_deref().unwrap_or_default(),
         );
     }
     // What else may stand there, as comments.
@@ -120,6 +122,7 @@ mod tests {
             devices: vec!["NVIDIA \"H200\"\nwith 1 MiB".into()],
             models: models.iter().map(model).collect(),
             error: None,
+            ..Found::default()
         }
     }
 
@@ -134,6 +137,7 @@ mod tests {
                 found("a", &["huggingface:o/m", "o/n"]),
                 Found { error: Some("not reachable".into()), ..found("b", &["o/m", "no id at all"]) },
             ],
+            token_env: None,
             client_key: Some("client".into()),
             admin_key: Some("admin".into()),
         };

@@ -22,7 +22,7 @@ const MOST: u32 = 4096;
 const ANSWER: usize = 4 << 20;
 
 /// An address, and who was there.
-#[derive(Debug, Clone, Serialize)]
+#[derive(Debug, Clone, Default, Serialize)]
 pub(super) struct Found {
     /// What it is called in cortex.toml.
     pub(super) name: String,
@@ -31,6 +31,9 @@ pub(super) struct Found {
     pub(super) models: Vec<ModelInfo>,
     /// Why nothing is known of it.
     pub(super) error: Option<String>,
+    /// It is there, and wants a token.
+    #[serde(skip)]
+    pub(super) is_locked: bool,
 }
 
 impl Found {
@@ -44,7 +47,7 @@ impl Found {
 }
 
 /// What is given by its own address is kept though nobody answers; of a network, those who do.
-pub(super) fn all(wanted: &[String]) -> anyhow::Result<Vec<Found>> {
+pub(super) fn all(wanted: &[String], token: Option<&str>) -> anyhow::Result<Vec<Found>> {
     let mut endpoints = Vec::new();
     for address in wanted {
         match network(address)? {
@@ -54,11 +57,11 @@ pub(super) fn all(wanted: &[String]) -> anyhow::Result<Vec<Found>> {
     }
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
     let looked = futures_util::stream::iter(endpoints)
-        .map(|(endpoint, named)| async move { (look(endpoint).await, named) });
+        .map(|(endpoint, named)| async move { (look(endpoint, token).await, named) });
     let all: Vec<(Found, bool)> = runtime.block_on(looked.buffered(AT_ONCE).collect());
     let mut found: Vec<Found> = all
         .into_iter()
-        .filter(|(found, named)| *named || found.error.is_none())
+        .filter(|(found, named)| *named || found.error.is_none() || found.is_locked)
         .map(|(found, _)| found)
         .collect();
     if found.is_empty() {
@@ -104,10 +107,16 @@ fn endpoint(address: &str) -> anyhow::Result<String> {
     Ok(format!("http://{host}:{}", uri.port_u16().unwrap_or(PORT)))
 }
 
-async fn look(endpoint: String) -> Found {
-    let mut found =
-        Found { name: String::new(), endpoint, devices: Vec::new(), models: Vec::new(), error: None };
-    let asked = tokio::time::timeout(LIMIT, ask(&found.endpoint)).await;
+async fn look(endpoint: String, token: Option<&str>) -> Found {
+    let mut found = Found {
+        name: String::new(),
+        endpoint,
+        devices: Vec::new(),
+        models: Vec::new(),
+        error: None,
+        is_locked: false,
+    };
+    let asked = tokio::time::timeout(LIMIT, ask(&found.endpoint, token)).await;
     match asked.unwrap_or_else(|_| Err(anyhow::anyhow!("it does not answer within {} s", LIMIT.as_secs()))) {
         Ok((discovery, models)) => {
             found.name = name(&discovery.hostname);
@@ -118,7 +127,10 @@ async fn look(endpoint: String) -> Found {
                 .collect();
             found.models = models;
         }
-        Err(error) => found.error = Some(format!("{error:#}")),
+        Err(error) => {
+            found.is_locked = error.is::<Locked>();
+            found.error = Some(format!("{error:#}"));
+        }
     }
     if found.name.is_empty() {
         let host = found.endpoint.split("://").last().unwrap_or_default();
@@ -127,8 +139,12 @@ async fn look(endpoint: String) -> Found {
     found
 }
 
-async fn ask(endpoint: &str) -> anyhow::Result<(Discovery, Vec<ModelInfo>)> {
-    let peer = Peer::open(&Access { endpoint: endpoint.to_owned(), ..Access::default() })?;
+async fn ask(endpoint: &str, token: Option<&str>) -> anyhow::Result<(Discovery, Vec<ModelInfo>)> {
+    let peer = Peer::open(&Access {
+        endpoint: endpoint.to_owned(),
+        token: token.map(str::to_owned),
+        ..Access::default()
+    })?;
     Ok((get(&peer, "/discovery").await?, get(&peer, "/models").await?))
 }
 
@@ -139,10 +155,14 @@ async fn get<T: DeserializeOwned>(peer: &Peer, path: &str) -> anyhow::Result<T> 
     match status.as_u16() {
         200 => serde_json::from_slice(&body)
             .with_context(|| format!("what answers at {} is no neuron", peer.endpoint)),
-        401 | 403 => bail!("it wants a token: name the variable that holds it in token_env"),
+        401 | 403 => Err(Locked.into()),
         _ => bail!("what answers at {} is no neuron: {path} is {status}", peer.endpoint),
     }
 }
+
+#[derive(Debug, thiserror::Error)]
+#[error("it wants a token: name the variable that holds it with --token-env")]
+struct Locked;
 
 /// What may stand as a name in cortex.toml.
 fn name(host: &str) -> String {
