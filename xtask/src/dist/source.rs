@@ -2,7 +2,7 @@
 
 use super::{archive, dir, version};
 use crate::{paths, sh};
-use anyhow::Result;
+use anyhow::{Result, bail};
 use std::fs;
 use std::path::PathBuf;
 use std::process::Command;
@@ -27,8 +27,11 @@ pub(super) fn pack() -> Result<Vec<PathBuf>> {
     sh::run(Command::new("tar").arg("-xf").arg(&listed).arg("-C").arg(work.join("tree")))?;
     archive::pack(&work.join("tree"), &format!("cortex-{version}"), &plain)?;
     let vendored = work.join("vendor");
-    let mut vendor = sh::cargo(&["vendor", "--locked", "--quiet", "--versioned-dirs"]);
+    let mut vendor = sh::cargo(&["vendor", "--locked", "--versioned-dirs"]);
     let config = sh::output(vendor.arg(vendored.join("vendor")))?;
+    if !config.contains("[source.vendored-sources]") {
+        bail!("cargo vendor does not say how its folder is used: {config:?}");
+    }
     // As it lies in the builder's tree.
     let config = config.replace(&vendored.join("vendor").display().to_string(), "vendor");
     fs::create_dir_all(vendored.join(".cargo"))?;
