@@ -106,7 +106,8 @@ fn help(fleet: &Fleet) {
     let body = json!({"model": model, "messages": [{"role": "user", "content": "Hello!"}], "max_tokens": 64, "stream": true});
     println!("OpenAI base URL     {gateway}/v1");
     println!("Anthropic base URL  {gateway}");
-    println!("status              {admin}/admin/status   (target/release/cortex status --url {admin})");
+    println!("console             {admin}/");
+    println!("status              target/release/cortex status --watch --url {admin}");
     println!("metrics             {metrics}/metrics");
     println!("\ncurl -N {gateway}/v1/chat/completions -H 'content-type: application/json' \\\n  -d '{body}'");
     println!(
