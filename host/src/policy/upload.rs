@@ -45,9 +45,14 @@ impl Registry {
         if generation.is_none() {
             return Err(NotTaken::Refused(Box::new(report)));
         }
-        keep(&path, bytes, &previous(dir, name))
-            .map_err(|error| NotTaken::Write { path: path.clone(), error })?;
-        write_whole(dir, &path, bytes).map_err(|error| NotTaken::Write { path, error })?;
+        let previous = previous(dir, name);
+        let is_first = !path.exists();
+        let written = keep(&path, bytes, &previous).and_then(|()| write_whole(dir, &path, bytes));
+        written.map_err(|error| NotTaken::Write { path, error })?;
+        if is_first {
+            // What lay there replaced nothing; not before the new one is safe, which may be made of it.
+            let _there_is_none = std::fs::remove_file(previous);
+        }
         self.rescan();
         // By a policy of that name in the same moment, or by another verdict where it is to serve.
         let table = self.table();
@@ -87,17 +92,14 @@ fn previous(dir: &Path, name: &str) -> PathBuf {
 
 /// A second name for the file, which goes on when the first gets another.
 fn keep(path: &Path, new: &[u8], previous: &Path) -> std::io::Result<()> {
-    let old = std::fs::read(path).ok();
     // Put once more, it is not what there was before.
-    if old.as_deref() == Some(new) {
-        return Ok(());
+    match std::fs::read(path) {
+        Ok(old) if old != new => {}
+        _ => return Ok(()),
     }
     match std::fs::remove_file(previous) {
         Err(error) if error.kind() != std::io::ErrorKind::NotFound => return Err(error),
         _ => {}
-    }
-    if old.is_none() {
-        return Ok(());
     }
     // Filesystems without links have copies.
     std::fs::hard_link(path, previous).or_else(|_| std::fs::copy(path, previous).map(|_| ()))
