@@ -37,7 +37,8 @@ function path(values, x, y) {
       return;
     }
     out += `${drawing ? "L" : "M"}${x(place).toFixed(1)} ${y(value).toFixed(1)}`;
-    if (!drawing) out += "h0.5";
+    // One second alone would be too small to see.
+    if (!drawing && (values[place + 1] ?? null) === null) out += "m-2 0a2 2 0 1 0 4 0a2 2 0 1 0 -4 0";
     drawing = true;
   });
   return out || "M0 0";

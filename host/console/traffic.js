@@ -46,7 +46,7 @@ export function mount(main, { rest }) {
     fill(charts, ...panels());
     if (chosen && one(`request/${chosen}`)) tell();
     const shown = told?.id === chosen ? told : chosen && (one(`live/${chosen}`) ?? one(`request/${chosen}`));
-    fill(story, shown ? whole(shown) : h("p.empty", null, "Choose a request for its story. What was asked and answered is not kept."));
+    fill(story, shown ? whole(shown) : h("p.empty", null, `Choose a request for its story. What was asked and answered is ${one("gateway")?.keeps_prompts ? "kept for it" : "not kept (gateway.keep_prompts)"}.`));
   }
   return { update };
 }
@@ -100,7 +100,28 @@ function whole(request) {
     h("h2", null, request.id), waterfall(request.phases, end),
     h("dl", null, facts.map(([name, value]) => [h("dt", null, name), h("dd", null, value)])),
     request.steps?.length > 0 && h("ol.steps", null, request.steps.map(step)),
+    request.transcript && words(request.transcript),
   ];
+}
+
+const PARTS = [["asked", "What was asked"], ["reasoning", "Thoughts"], ["calls", "Calls"], ["answered", "What was answered"]];
+
+/** Of each the beginning, for it may be long. */
+function words(transcript) {
+  return PARTS.filter(([name]) => transcript[name]?.bytes > 0).map(([name, title]) => {
+    const { text, bytes } = transcript[name];
+    const more = bytes - new TextEncoder().encode(text).length;
+    return h("details.words", { "data-part": name }, h("summary", null, `${title}, ${count(bytes)} bytes`), h("pre", { tabindex: 0, "aria-label": title }, laidOut(text)), more > 0 && h("p.facts", null, `and ${count(more)} bytes more`));
+  });
+}
+
+/** JSON on several lines, where it is JSON. */
+function laidOut(text) {
+  try {
+    return JSON.stringify(JSON.parse(text), null, 2);
+  } catch {
+    return text;
+  }
 }
 
 function step(entry) {

@@ -61,6 +61,8 @@ pub struct Config {
     pub allow_anonymous: bool,
     /// Answers say where they were made, and what they waited for.
     pub route_header: bool,
+    /// Stories of requests have what was asked and answered.
+    pub keep_prompts: bool,
     /// Read at start only.
     pub telemetry: Telemetry,
     pub keys: Keys,
@@ -188,6 +190,7 @@ impl Config {
                 .max(Duration::from_millis(50)),
             allow_anonymous: gateway.allow_anonymous,
             route_header: gateway.route_header,
+            keep_prompts: gateway.keep_prompts,
             telemetry: Telemetry::new(telemetry)?,
             keys: Keys::new(keys, &catalogue, env)?,
             admin_keys: AdminKeys::new(admin_keys, env)?,
@@ -221,6 +224,10 @@ impl Config {
                 self.admin_listen
             ));
         }
+        if self.keep_prompts && self.admin_keys.is_empty() {
+            let open = "without [[admin_keys]] every user of this machine can read them";
+            doubts.push(format!("gateway.keep_prompts keeps what clients ask and are answered, and {open}"));
+        }
         doubts
     }
 
@@ -241,6 +248,7 @@ impl Config {
         note(self.usage_store != new.usage_store, "gateway.usage_store (this needs a restart)");
         note(self.allow_anonymous != new.allow_anonymous, "gateway.allow_anonymous");
         note(self.route_header != new.route_header, "gateway.route_header");
+        note(self.keep_prompts != new.keep_prompts, "gateway.keep_prompts");
         note(self.telemetry != new.telemetry, "telemetry (this needs a restart)");
         note(self.body_limit != new.body_limit, "gateway.body_limit_mb");
         note(self.body_timeout != new.body_timeout, "gateway.body_timeout_secs");

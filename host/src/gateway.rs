@@ -147,6 +147,9 @@ impl Gateway {
             // First in force, then followed: a poller that is woken reads it.
             let new = Arc::new(new);
             self.config.store(new.clone());
+            if !new.keep_prompts {
+                self.recent.forget_transcripts();
+            }
             self.pollers.apply(&new);
             say_doubts(&new);
             for doubt in pinned_too_large(&self.fleet.now(), &new) {

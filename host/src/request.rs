@@ -23,6 +23,7 @@ mod route;
 mod settle;
 mod story;
 mod trace;
+mod transcript;
 mod wait;
 
 pub(crate) use authenticate::presented as presented_key;
@@ -48,6 +49,7 @@ use settle::Ledger;
 use std::net::IpAddr;
 use std::sync::Arc;
 use std::time::{SystemTime, UNIX_EPOCH};
+use transcript::Transcript;
 
 /// Who sends a request.
 pub(crate) enum Sender {
@@ -89,6 +91,9 @@ pub(crate) async fn serve(
             true => bytes::Bytes::new(),
             false => read::read(body, &parts.headers, config.body_limit, config.body_timeout).await?,
         };
+        if config.keep_prompts && !body.is_empty() {
+            ledger.transcript = Some(Transcript::of(&body));
+        }
         let mut original = None;
         let mut message = native_message(&parts, body.to_vec());
         // Not before the body is in: sessions are few, and a slow client would hold one.
@@ -104,10 +109,12 @@ pub(crate) async fn serve(
         Ok(Answer::Reply(reply)) => {
             let native = reply.status;
             let reply = dialect.response(ledger.name(reply));
+            ledger.words(&reply.body);
             ledger.answered(native, reply.status);
             respond(reply, &ledger)
         }
         Ok(Answer::Untouched(reply)) => {
+            ledger.words(&reply.body);
             ledger.answered(reply.status, reply.status);
             respond(reply, &ledger)
         }

@@ -1,6 +1,8 @@
 //! Configuration: TOML, parsed twice. [`raw`] mirrors the file, [`Config`] is what the rest of the daemon sees.
 
 mod raw;
+#[cfg(test)]
+mod reference;
 mod source;
 mod token;
 mod typo;
@@ -51,7 +53,7 @@ pub struct Config {
 }
 
 /// Which devices compute.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, serde::Deserialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, serde::Deserialize, serde::Serialize)]
 #[serde(rename_all = "lowercase")]
 pub enum Devices {
     /// The GPUs that this build and the driver can use; where there is none, the CPU.

@@ -163,17 +163,13 @@ impl Safetensors {
     pub(crate) fn packed_bytes(&self, name: &str) -> u64 {
         let Some(tensor) = self.tensors.get(name) else { return 0 };
         let [rows @ .., columns] = &tensor.dims[..] else { return 0 };
-        tensor.dtype.float().map_or(0, |float| float.packed_bytes(rows.iter().product(), *columns))
+        tensor.kind().map_or(0, |kind| kind.packed_bytes(rows.iter().product(), *columns))
     }
 
     /// How a tensor is stored, by GGUF's name for it; of experts that one name stands for, the first. `None`:
     /// it is not there, or of a type that is not computed with.
     pub(crate) fn kind(&self, gguf_name: &str) -> Option<Kind> {
-        let tensor = self.tensors.get(&self.names.name(gguf_name, Some(0))?)?;
-        match tensor.is_eight_bits() {
-            true => Some(tensor.kind_of_eight_bits()),
-            false => tensor.dtype.float().map(Kind::Float),
-        }
+        self.tensors.get(&self.names.name(gguf_name, Some(0))?)?.kind()
     }
 
     /// A tensor by GGUF's name for it. `expert`: the one that is wanted, where the name stands for several.

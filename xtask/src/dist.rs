@@ -5,6 +5,7 @@
 mod archive;
 mod debian;
 mod source;
+mod specs;
 mod stage;
 mod tools;
 
@@ -15,7 +16,8 @@ use std::process::Command;
 
 #[derive(clap::Args)]
 pub(crate) struct Args {
-    /// neuron with kernels for GPUs of these compute capabilities ("90", or "80,86,89,90,100,120" for all): package neuron-cuda
+    /// neuron with kernels for GPUs of these compute capabilities: package neuron-cuda for several ("80,86,89,90,100,120"),
+    /// neuron-cuda-90 for one ("90")
     #[arg(long)]
     cuda: Option<String>,
     /// Cargo's profile; `release` is built faster and runs a little slower
@@ -27,7 +29,8 @@ pub(crate) struct Args {
     /// Also the sources with all their crates, and the source packages' specs, for builders without a network
     #[arg(long)]
     source: bool,
-    /// Then install the .deb files into a fresh Debian (debootstrap; as root) and serve from there, and look into the .rpm files
+    /// Then install the .deb files into a fresh Debian (debootstrap, systemd-nspawn; as root) and serve from there, look
+    /// into the .rpm files, and with --source build the specs without a network
     #[arg(long)]
     check: bool,
 }
@@ -39,6 +42,8 @@ pub(crate) struct Package {
     pub(crate) name: &'static str,
     /// What it is installed as.
     pub(crate) called: String,
+    /// A variant in its Cargo.toml.
+    flavour: Option<String>,
     binary: PathBuf,
 }
 
@@ -52,10 +57,14 @@ pub(crate) fn run(args: &Args) -> Result<()> {
     }
     let profile = if args.profile == "dev" { "debug" } else { &args.profile };
     let built = |name: &str| paths::cargo_target().join(profile).join(name);
-    let neuron = if args.cuda.is_some() { "neuron-cuda" } else { "neuron" };
+    let flavour = args.cuda.as_ref().map(|architectures| match architectures.contains(',') {
+        true => "cuda".to_owned(),
+        false => format!("cuda-{architectures}"),
+    });
+    let neuron = flavour.as_ref().map_or_else(|| "neuron".to_owned(), |flavour| format!("neuron-{flavour}"));
     let packages = [
-        Package { name: "cortex", called: "cortex".into(), binary: built("cortex") },
-        Package { name: "neuron", called: neuron.into(), binary: built("neuron") },
+        Package { name: "cortex", called: "cortex".into(), flavour: None, binary: built("cortex") },
+        Package { name: "neuron", called: neuron, flavour, binary: built("neuron") },
     ];
     std::fs::create_dir_all(dir()).context("target/packages cannot be made")?;
     let mut made = Vec::new();
@@ -76,6 +85,9 @@ pub(crate) fn run(args: &Args) -> Result<()> {
     if args.check {
         debian::check(&packages)?;
         tools::check_rpms(&packages)?;
+        if args.source {
+            specs::check(&args.profile)?;
+        }
     }
     Ok(())
 }

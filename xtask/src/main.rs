@@ -74,3 +74,49 @@ fn main() -> ExitCode {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use clap::error::ErrorKind;
+
+    fn documents(folder: &std::path::Path, found: &mut Vec<String>) {
+        for entry in std::fs::read_dir(folder).unwrap() {
+            let path = entry.unwrap().path();
+            if path.is_dir() {
+                documents(&path, found);
+            } else if path.extension().is_some_and(|end| end == "md") {
+                found.push(std::fs::read_to_string(path).unwrap());
+            }
+        }
+    }
+
+    /// Each `cargo xtask …` in the documents is one that there is, with flags that there are.
+    #[test]
+    fn tasks_in_the_documents_exist() {
+        let root = paths::root();
+        let mut texts: Vec<String> = ["README.md", "CHANGELOG.md"]
+            .map(|name| std::fs::read_to_string(root.join(name)).unwrap())
+            .into();
+        documents(&root.join("docs"), &mut texts);
+        let mut tried = 0;
+        for said in texts.iter().flat_map(|text| text.split("cargo xtask ").skip(1)) {
+            let said = said.split(['\n', '`', ';', '(', ')']).next().unwrap();
+            let is_word = |word: &&str| word.chars().all(|c| c.is_ascii_alphanumeric() || "-,.".contains(c));
+            let words =
+                said.split_whitespace().take_while(is_word).map(|word| word.trim_end_matches([',', '.']));
+            let error = Cli::try_parse_from(["xtask"].into_iter().chain(words)).err();
+            let kind = error.as_ref().map(clap::Error::kind);
+            // A task is named without what it has to be told.
+            let is_named = matches!(
+                kind,
+                None | Some(
+                    ErrorKind::MissingRequiredArgument | ErrorKind::DisplayHelpOnMissingArgumentOrSubcommand
+                )
+            );
+            assert!(is_named, "cargo xtask {said}: {}", error.unwrap());
+            tried += 1;
+        }
+        assert!(tried > 25, "{tried}");
+    }
+}

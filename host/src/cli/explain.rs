@@ -69,7 +69,26 @@ fn tell(out: &mut String, record: &Value) -> std::fmt::Result {
     if let Some(error) = record["error"].as_str() {
         write!(end, ": {error}")?;
     }
-    line(out, record["duration_s"].as_f64().unwrap_or(0.0), &end)
+    line(out, record["duration_s"].as_f64().unwrap_or(0.0), &end)?;
+    words(out, &record["transcript"])
+}
+
+/// What was asked and answered, where the gateway keeps it.
+fn words(out: &mut String, transcript: &Value) -> std::fmt::Result {
+    for name in ["asked", "reasoning", "calls", "answered"] {
+        let (part, bytes) = (&transcript[name]["text"], transcript[name]["bytes"].as_u64().unwrap_or(0));
+        if bytes == 0 {
+            continue;
+        }
+        // Whoever wrote it does not write to this terminal.
+        let shown = text(part).replace(|c: char| c.is_control() && c != '\n' && c != '\t', "\u{fffd}");
+        let cut = if (text(part).len() as u64) < bytes { ", of which the beginning" } else { "" };
+        writeln!(out, "{name}, {bytes} bytes{cut}:")?;
+        for line in shown.lines() {
+            writeln!(out, "    {line}")?;
+        }
+    }
+    Ok(())
 }
 
 fn decided(out: &mut String, at: f64, step: &Value) -> std::fmt::Result {

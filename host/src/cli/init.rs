@@ -3,7 +3,7 @@
 mod files;
 mod look;
 
-use crate::config::Config;
+use crate::config::{Address, Config};
 use anyhow::{Context, bail};
 use look::Found;
 use serde_json::json;
@@ -75,7 +75,7 @@ pub(super) fn run(args: &Args, is_json: bool) -> anyhow::Result<()> {
     }
     let listen =
         if asks { ask("Where are clients to be served", &args.listen)? } else { args.listen.clone() };
-    let is_open = !args.admin_listen.starts_with("127.") && !args.admin_listen.starts_with("unix:");
+    let is_open = args.admin_listen.parse::<Address>().is_ok_and(|address| !address.is_local());
     let admin_key = args.admin_key
         || is_open
         || (asks

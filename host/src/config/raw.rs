@@ -52,6 +52,7 @@ pub(super) struct Gateway {
     pub(super) poll_interval_secs: f64,
     pub(super) allow_anonymous: bool,
     pub(super) route_header: bool,
+    pub(super) keep_prompts: bool,
 }
 
 fn tcp(ip: [u8; 4], port: u16) -> Address {
@@ -91,6 +92,7 @@ impl Default for Gateway {
             poll_interval_secs: 1.0,
             allow_anonymous: false,
             route_header: false,
+            keep_prompts: false,
         }
     }
 }

@@ -74,8 +74,7 @@ fn page() -> String {
     let words = words();
     let mut out = String::from(
         "# Configuration\n\nEvery key of cortex.toml and models.toml with its default; made from the program's own types, which a test holds it\n\
-         against. The commented examples are in [packaging/](../packaging); neuron's whole configuration is\n\
-         [neuron.example.toml](../packaging/neuron.example.toml), where every key stands with its default.\n\n\
+         against. The commented examples are in [packaging/](../packaging); neuron has [a page of its own](neuron-configuration.md).\n\n\
          Keys of [gateway], [policies], [routing], [eviction] and [telemetry] can come from the environment:\n\
          `CORTEX_GATEWAY__LISTEN`. The console's page Config shows what is in force and where it came from. A key that does not\n\
          exist is refused with its file, its line and the nearest that does.\n",

@@ -76,7 +76,7 @@ fn about(gateway: &Gateway, config: &Config, fleet: &Fleet) -> Value {
     json!({
         "version": env!("CARGO_PKG_VERSION"), "started_ms": gateway.started_unix * 1000,
         "listen": config.listen.to_string(), "tls": config.tls.is_some(), "keys": !config.keys.is_empty(),
-        "leaving": gateway.is_leaving(), "doubts": doubts, "under_way": gateway.traffic.count(),
+        "leaving": gateway.is_leaving(), "keeps_prompts": config.keep_prompts, "doubts": doubts, "under_way": gateway.traffic.count(),
         "routing": {"policy": config.routing_policy, "shadow": config.shadow_policy, "shadow_outcomes": shadow,
                     "canary_share": config.canary.as_ref().map(|c| json!({"policy": c.policy, "percent": c.percent})),
                     "canary": gateway.decider.trial()},

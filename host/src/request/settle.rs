@@ -5,6 +5,7 @@ use super::relay::Usage;
 use super::resolve::Target;
 use super::story::Told;
 use super::trace::Trace;
+use super::transcript::Transcript;
 use super::{now_ms, seed};
 use crate::accounts::{Admission, Counts, cost};
 use crate::gateway::Gateway;
@@ -63,6 +64,9 @@ pub struct RequestRecord {
     /// What happened on its way; left out of lists.
     #[serde(skip_serializing_if = "Vec::is_empty")]
     pub steps: Vec<Told>,
+    /// Where it is kept; left out of lists.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub transcript: Option<Box<Transcript>>,
 }
 
 /// The last requests, newest last.
@@ -71,11 +75,12 @@ pub struct Recent {
     records: Mutex<VecDeque<Kept>>,
 }
 
-/// A record without its steps, and those.
+/// A record without what lists leave out, and that.
 #[derive(Clone)]
 struct Kept {
     record: Arc<RequestRecord>,
     steps: Arc<Vec<Told>>,
+    transcript: Option<Arc<Transcript>>,
 }
 
 impl Recent {
@@ -86,20 +91,29 @@ impl Recent {
 
     pub fn get(&self, id: &str) -> Option<RequestRecord> {
         let found = self.lock().iter().find(|kept| kept.record.id == id).cloned();
-        found.map(|Kept { record, steps }| RequestRecord {
+        found.map(|Kept { record, steps, transcript }| RequestRecord {
             steps: steps.to_vec(),
+            transcript: transcript.map(|words| Box::new(Transcript::clone(&words))),
             ..RequestRecord::clone(&record)
         })
     }
 
     fn add(&self, mut record: RequestRecord) {
         let steps = Arc::new(std::mem::take(&mut record.steps));
+        let transcript = record.transcript.take().map(Arc::from);
         let record = Arc::new(record);
         let mut records = self.lock();
         // Dropped after the lock.
         let _oldest = (records.len() == REMEMBERED).then(|| records.pop_front());
-        records.push_back(Kept { record, steps });
+        records.push_back(Kept { record, steps, transcript });
         drop(records);
+    }
+
+    /// What was asked and answered is not to be kept any more.
+    pub fn forget_transcripts(&self) {
+        for kept in self.lock().iter_mut() {
+            kept.transcript = None;
+        }
     }
 
     fn lock(&self) -> std::sync::MutexGuard<'_, VecDeque<Kept>> {
@@ -131,6 +145,8 @@ pub(super) struct Ledger {
     /// Chunks that said something: what is counted where a node sends no usage.
     chunks: u64,
     error: Option<String>,
+    /// Kept where the configuration says so.
+    pub(super) transcript: Option<Box<Transcript>>,
     settled: bool,
     /// As others see it while it lasts.
     pub(super) underway: Arc<Underway>,
@@ -176,6 +192,7 @@ impl Ledger {
             gaps: None,
             chunks: 0,
             error: None,
+            transcript: None,
             settled: false,
             underway,
             trace: None,
@@ -237,6 +254,13 @@ impl Ledger {
     pub(super) fn refused(&mut self, refusal: &Refusal, status: u16) {
         self.error.get_or_insert_with(|| refusal.message.clone());
         self.settle(status);
+    }
+
+    /// The body of a whole answer, as the client gets it.
+    pub(super) fn words(&mut self, body: &[u8]) {
+        if let Some(transcript) = &mut self.transcript {
+            transcript.answered(body);
+        }
     }
 
     /// A whole answer; `native` is its status before it was translated.
@@ -368,6 +392,8 @@ impl Ledger {
             cost_usd: price.is_some().then_some(nano_usd as f64 / 1e9),
             trace_id: self.trace.as_ref().map(|trace| format!("{:032x}", trace.id)),
             steps: std::mem::take(&mut self.notes.story).told(self.arrived),
+            // It may have been switched off since.
+            transcript: self.transcript.take().filter(|_| self.gateway.config.load().keep_prompts),
         }
     }
 

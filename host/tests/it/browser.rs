@@ -29,7 +29,7 @@ impl Gateway {
         let sha256 = hex(&cortex::config::digest(KEY.as_bytes()));
         let built = root.join("target/policies");
         let config = format!(
-            "[gateway]\nlisten = \"{listen}\"\nmetrics_listen = \"127.0.0.1:0\"\nadmin_listen = \"{admin}\"\n\
+            "[gateway]\nkeep_prompts = false\nlisten = \"{listen}\"\nmetrics_listen = \"127.0.0.1:0\"\nadmin_listen = \"{admin}\"\n\
              poll_interval_secs = 0.2\n[policies]\ndirs = [{built:?}, \"policies\"]\n\
              [[neurons]]\nname = \"only\"\nendpoint = \"http://{neuron}\"\n\
              [[admin_keys]]\nname = \"ops\"\nsha256 = \"{sha256}\"\nroles = [\"operator\", \"policy-upload\"]\n"
@@ -64,6 +64,7 @@ async fn an_operator_at_the_console() {
     swap_policies(&browser, gateway.dir.path()).await;
     drain_the_node(&browser).await;
     look_at_the_rest(&browser).await;
+    keep_prompts(&browser, gateway.dir.path()).await;
     let mut complaints = browser.complaints().await;
     // The policy that was refused.
     complaints.retain(|said| !said.contains("422"));
@@ -182,6 +183,47 @@ async fn look_at_the_rest(browser: &Browser) {
         browser.picture(&format!("phone-{view}")).await;
     }
     browser.page.set_window_size(1280, 900).await.unwrap();
+    // For everybody, by day and by night.
+    let mut barriers = Vec::new();
+    for scheme in ["light", "dark"] {
+        let media = json!({"features": [{"name": "prefers-color-scheme", "value": scheme}]});
+        browser.devtools("Emulation.setEmulatedMedia", media).await;
+        for view in ["fleet", "models", "traffic", "policies", "playground", "config"] {
+            browser.go_to(view).await;
+            browser.find("main h1").await;
+            barriers
+                .extend(browser.barriers().await.into_iter().map(|one| format!("{view}, {scheme}: {one}")));
+            if scheme == "dark" {
+                browser.picture(&format!("dark-{view}")).await;
+            }
+        }
+    }
+    let media = json!({"features": [{"name": "prefers-color-scheme", "value": "light"}]});
+    browser.devtools("Emulation.setEmulatedMedia", media).await;
+    assert!(barriers.is_empty(), "{barriers:#?}");
+    browser.go_to("fleet").await;
+}
+
+/// Switched on while everything runs, and said where it is looked for.
+async fn keep_prompts(browser: &Browser, dir: &Path) {
+    let file = dir.join("cortex.toml");
+    let config = std::fs::read_to_string(&file).unwrap();
+    std::fs::write(&file, config.replace("keep_prompts = false", "keep_prompts = true")).unwrap();
+    browser.go_to("traffic").await;
+    browser.until("body", "kept for it").await;
+    browser.go_to("playground").await;
+    browser.write("#max_tokens", "8").await;
+    browser.write("#prompt", "What is the capital of Peru?\n").await;
+    // The fourth turn of the conversation.
+    browser.find(".turn[data-key='7'] [data-speed]").await;
+    browser.go_to("traffic").await;
+    browser.click(".list .pick").await;
+    browser.click("[data-part=asked] summary").await;
+    browser.until("[data-part=asked] pre", "capital of Peru").await;
+    browser.click("[data-part=answered] summary").await;
+    browser.find("[data-part=answered] pre").await;
+    assert_eq!(browser.barriers().await, Vec::<String>::new());
+    browser.picture("story-with-prompts").await;
     browser.go_to("fleet").await;
 }
 

@@ -50,7 +50,8 @@ async fn init_writes_what_check_takes() {
     let (code, _, err) = run(&args);
     assert!(code == 1 && err.contains("is there already; --force"), "{err}");
     let before = std::fs::read_to_string(&file).unwrap();
-    let (code, out, err) = run(&[&args[..], &["--force", "--json"]].concat());
+    let loopback = ["--force", "--json", "--admin-listen", "[::1]:31315"];
+    let (code, out, err) = run(&[&args[..], &loopback].concat());
     assert_eq!(code, 0, "{err}");
     let told: Value = serde_json::from_str(&out).unwrap();
     assert_eq!((&told["neurons"][0]["name"], &told["admin_key"]), (&"GPU-box-1".into(), &Value::Null));

@@ -74,6 +74,66 @@ async fn a_requests_story_names_facts_decisions_failures_and_waits() {
     assert!(!output.status.success() && String::from_utf8_lossy(&output.stderr).contains("no request req_0"));
 }
 
+fn streamed(deltas: &[Value]) -> Reply {
+    let chunk = |delta: &Value| {
+        json!({"id": "c", "object": "chat.completion.chunk", "model": "m",
+        "choices": [{"index": 0, "delta": delta, "finish_reason": null}]})
+    };
+    let mut events: Vec<String> = deltas.iter().map(|delta| format!("data: {}\n\n", chunk(delta))).collect();
+    events.push(
+        "data: {\"choices\":[{\"index\":0,\"delta\":{},\"finish_reason\":\"stop\"}]}\n\ndata: [DONE]\n\n"
+            .into(),
+    );
+    Reply::Pieces(events)
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_was_asked_is_kept_where_it_is_switched_on_and_nowhere_else() {
+    let nodes = two_nodes().await;
+    let gateway =
+        TestGateway::start(&[&nodes[0]], &["affinity", "anthropic"], "keep_prompts = true", "").await;
+    let story = async |id: &str| gateway.admin.get(&format!("/admin/requests/{id}")).await.json();
+    let said = gateway.client.call("POST", "/v1/chat/completions", &[], ask()).await;
+    let whole = story(said.header("x-request-id")).await["transcript"].clone();
+    assert_eq!(whole["asked"], json!({"text": ask(), "bytes": ask().len()}));
+    assert_eq!(whole["answered"]["text"].as_str().unwrap(), said.text(), "as the client got it");
+
+    nodes[0].reply(streamed(&[
+        json!({"role": "assistant", "reasoning_content": "hm"}),
+        json!({"content": "Good \u{1b}[31m"}),
+        json!({"content": "day"}),
+        json!({"tool_calls": [{"index": 0, "id": "1", "function": {"name": "look", "arguments": "{\"at\":"}}]}),
+        json!({"tool_calls": [{"index": 0, "function": {"arguments": "1}"}}]}),
+    ]));
+    let asked = json!({"model": "m", "max_tokens": 9, "stream": true, "messages": [{"role": "user", "content": "Grüße"}]});
+    let said = gateway.client.call("POST", "/v1/messages", &[], asked.to_string()).await;
+    assert_eq!(said.status, 200, "{}", said.text());
+    let id = said.header("request-id").to_owned();
+    let told = story(&id).await;
+    assert_eq!(told["transcript"]["asked"]["text"], asked.to_string(), "in the client's dialect");
+    assert_eq!(told["transcript"]["answered"]["text"], "Good \u{1b}[31mday");
+    assert_eq!(told["transcript"]["reasoning"]["text"], "hm");
+    assert_eq!(told["transcript"]["calls"]["text"], "look{\"at\":1}");
+    let output = tokio::task::block_in_place(|| cortex(&["explain", &id, "--url", &gateway.admin.base]));
+    let shown = String::from_utf8_lossy(&output.stdout);
+    assert!(shown.contains("    Good \u{fffd}[31mday\n") && shown.contains("Grüße"), "{shown}");
+    let list = gateway.admin.get("/admin/requests").await.text();
+    assert!(!list.contains("transcript") && !list.contains("Grüße"), "{list}");
+    let status = gateway.status().await;
+    assert!(status["doubts"].to_string().contains("gateway.keep_prompts"), "{}", status["doubts"]);
+
+    // Switched off, it is forgotten.
+    let file = gateway.dir.path().join("cortex.toml");
+    let text = std::fs::read_to_string(&file).unwrap();
+    std::fs::write(&file, text.replace("keep_prompts = true", "keep_prompts = false")).unwrap();
+    gateway
+        .until("it is reloaded", |s| s["config"]["last_reload"]["changed"] == "gateway.keep_prompts")
+        .await;
+    assert!(story(&id).await.get("transcript").is_none());
+    let said = gateway.client.call("POST", "/v1/chat/completions", &[], ask()).await;
+    assert!(story(said.header("x-request-id")).await.get("transcript").is_none());
+}
+
 /// What it waited for is known of a client that left, too.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_client_that_left_has_its_story() {

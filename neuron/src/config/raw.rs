@@ -2,11 +2,11 @@
 
 use std::{collections::BTreeMap, path::PathBuf};
 
-use serde::Deserialize;
+use serde::{Deserialize, Serialize};
 
 use crate::engine::KvFormat;
 
-#[derive(Debug, Deserialize)]
+#[derive(Debug, Deserialize, Serialize)]
 #[serde(deny_unknown_fields)]
 pub(super) struct File {
     #[serde(default = "huggingface")]
@@ -23,7 +23,7 @@ fn huggingface() -> String {
     super::HUGGINGFACE.to_owned()
 }
 
-#[derive(Debug, Deserialize)]
+#[derive(Debug, Deserialize, Serialize)]
 #[serde(deny_unknown_fields, default)]
 pub(super) struct Neuron {
     pub(super) listen: String,
@@ -36,7 +36,7 @@ pub(super) struct Neuron {
     pub(super) share_models: bool,
 }
 
-#[derive(Debug, Deserialize)]
+#[derive(Debug, Deserialize, Serialize)]
 #[serde(deny_unknown_fields)]
 pub(super) struct Token {
     pub(super) name: String,
@@ -59,7 +59,7 @@ impl Default for Neuron {
     }
 }
 
-#[derive(Debug, Deserialize)]
+#[derive(Debug, Deserialize, Serialize)]
 #[serde(deny_unknown_fields, default)]
 pub(super) struct Engine {
     pub(super) threads: usize,
@@ -78,7 +78,7 @@ pub(super) struct Engine {
     pub(super) kv_cache: KvCache,
 }
 
-#[derive(Debug, Default, Clone, Copy, Deserialize)]
+#[derive(Debug, Default, Clone, Copy, Deserialize, Serialize)]
 #[serde(rename_all = "lowercase")]
 pub(super) enum KvCache {
     #[default]
@@ -118,7 +118,7 @@ impl Default for Engine {
     }
 }
 
-#[derive(Debug, Default, Deserialize)]
+#[derive(Debug, Default, Deserialize, Serialize)]
 #[serde(deny_unknown_fields, default)]
 pub(super) struct Source {
     pub(super) endpoint: Option<String>,

@@ -22,9 +22,17 @@ impl Tensor {
         self.dtype.name() == "F8_E4M3"
     }
 
+    /// What it is held as; `None`: nothing that is computed with.
+    pub(super) fn kind(&self) -> Option<Kind> {
+        match self.is_eight_bits() {
+            true => Some(self.kind_of_eight_bits()),
+            false => self.dtype.float().map(Kind::Float),
+        }
+    }
+
     /// What the matrix becomes unless something else is wanted: the eight bits of GGUF, which add a fifth of the error that these
     /// have already.
-    pub(super) fn kind_of_eight_bits(&self) -> Kind {
+    fn kind_of_eight_bits(&self) -> Kind {
         let columns = self.dims.last().copied().unwrap_or(1);
         match Target::Q8_0.takes(columns) {
             true => Kind::InSitu(Float::F32, Target::Q8_0),

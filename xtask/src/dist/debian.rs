@@ -1,20 +1,19 @@
-//! The .deb files in a fresh Debian: installed, served from, upgraded, removed.
+//! The .deb files in a fresh Debian: in a bare tree, as in a container, and on a booted system.
 
 use super::{Package, dir, only};
 use crate::{paths, sh};
 use anyhow::{Context, Result, bail};
 use std::fs;
 use std::path::{Path, PathBuf};
-use std::process::{Child, Command, Stdio};
-use std::time::{Duration, Instant};
+use std::process::{Command, Stdio};
 
 const RELEASE: &str = "bookworm";
-/// What a start or an answer may take.
-const PATIENCE: Duration = Duration::from_secs(120);
+/// Beside the least that a Debian is: what the check works with.
+const INCLUDED: &str = "--include=systemd,ca-certificates,curl,procps,dbus";
 
 pub(super) fn check(packages: &[Package]) -> Result<()> {
     let root = fresh_root()?;
-    let _proc = Proc::mount(&root)?;
+    let proc = Proc::mount(&root)?;
     let inside = Inside(&root);
     for package in packages {
         let file = only(&dir(), &format!("{}_", package.called), ".deb")?;
@@ -26,19 +25,19 @@ pub(super) fn check(packages: &[Package]) -> Result<()> {
     for user in ["cortex", "neuron"] {
         sh::run(&mut inside.command(&["id", user]))?;
     }
-    chat(&inside)?;
-    edited_files_stay(&inside, packages)?;
     gone(&inside, packages)?;
+    drop(proc);
+    booted(&root, packages)?;
     println!("debian: installed, served, upgraded and removed in {}", root.display());
     Ok(())
 }
 
 /// A Debian with nothing but what it must have; made once, and copied for each check.
 fn fresh_root() -> Result<PathBuf> {
-    let (base, root) = (paths::cache().join(format!("debian-{RELEASE}")), dir().join("debian"));
+    let (base, root) = (paths::cache().join(format!("debian-{RELEASE}-2")), dir().join("debian"));
     if !base.join("etc/debian_version").exists() {
         let mut make = Command::new("debootstrap");
-        make.args(["--variant=minbase", "--include=systemd,ca-certificates", RELEASE]).arg(&base);
+        make.args(["--variant=minbase", INCLUDED, RELEASE]).arg(&base);
         sh::run(&mut make).context("debootstrap is needed, as root (Debian: apt install debootstrap)")?;
     }
     if root.exists() {
@@ -116,68 +115,50 @@ fn units(inside: &Inside<'_>) -> Result<()> {
     Ok(())
 }
 
-/// A daemon of the installed system that ends with this.
-struct Daemon(Child);
-
-impl Drop for Daemon {
-    fn drop(&mut self) {
-        let _already_gone = self.0.kill();
-        let _reaped = self.0.wait();
+/// Everything that wants a running systemd: a machine of its own, with no network but its own loopback, whose one task
+/// is `inside.sh`.
+fn booted(root: &Path, packages: &[Package]) -> Result<()> {
+    let check = root.join("check");
+    fs::create_dir_all(&check)?;
+    for package in packages {
+        let file = only(&dir(), &format!("{}_", package.called), ".deb")?;
+        fs::copy(file, check.join(format!("{}.deb", package.called)))?;
     }
-}
-
-/// The installed programs with the installed configuration, each as its own user, and the demo model.
-fn chat(inside: &Inside<'_>) -> Result<()> {
-    let hub = inside.0.join("var/lib/neuron/hub");
     let models = paths::artifact("models");
     if !models.exists() {
         bail!("target/models is missing: run cargo xtask setup");
     }
-    sh::run(Command::new("cp").arg("-a").arg(models.join(".")).arg(&hub))?;
-    sh::run(&mut inside.command(&["chown", "-R", "neuron:", "/var/lib/neuron"]))?;
-    let start = |name: &str, env: &[(&str, &str)]| -> Result<Daemon> {
-        let config = format!("/etc/{name}/{name}.toml");
-        let user = format!("--reuid={name}");
-        let group = format!("--regid={name}");
-        let words = ["setpriv", &user, &group, "--clear-groups", name, "serve", "--config", &config];
-        let mut command = inside.command(&words);
-        Ok(Daemon(command.envs(env.iter().copied()).stdout(Stdio::null()).spawn()?))
-    };
-    let _neuron = start("neuron", &[("HF_HUB_CACHE", "/var/lib/neuron/hub"), ("HF_HUB_OFFLINE", "1")])?;
-    let _cortex = start("cortex", &[])?;
-    let (until, body) = (
-        Instant::now() + PATIENCE,
-        r#"{"model": "smollm2", "max_tokens": 16, "messages": [{"role": "user", "content": "Hello!"}]}"#,
-    );
-    loop {
-        let said = ureq::post("http://127.0.0.1:31313/v1/chat/completions")
-            .header("content-type", "application/json")
-            .send(body)
-            .and_then(|mut answer| answer.body_mut().read_to_string());
-        match said {
-            Ok(text) if text.contains("\"choices\"") => {
-                println!("a chat with what was installed: {text}");
-                return Ok(());
-            }
-            other if Instant::now() > until => bail!("no chat: {other:?}"),
-            _ => std::thread::sleep(Duration::from_millis(500)),
-        }
+    sh::run(Command::new("cp").arg("-a").arg(models).arg(&check))?;
+    fs::write(check.join("inside.sh"), include_str!("inside.sh"))?;
+    let system = root.join("etc/systemd/system");
+    fs::write(system.join("check.service"), CHECK_UNIT)?;
+    let wanted = system.join("multi-user.target.wants");
+    fs::create_dir_all(&wanted)?;
+    std::os::unix::fs::symlink("../check.service", wanted.join("check.service"))?;
+    let mut boot = Command::new("systemd-nspawn");
+    boot.args(["--quiet", "--boot", "--register=no", "--keep-unit", "--private-network", "--directory"]);
+    boot.arg(root).stdin(Stdio::null()).stdout(Stdio::null());
+    let status = boot.status();
+    let status = status.context("systemd-nspawn is needed (Debian: apt install systemd-container)")?;
+    let said = fs::read_to_string(check.join("log")).unwrap_or_default();
+    print!("{said}");
+    match said.lines().last() {
+        Some("== all well") => Ok(()),
+        _ => bail!("the packages did not pass in the booted system ({status})"),
     }
 }
 
-/// What an administrator wrote outlives an upgrade.
-fn edited_files_stay(inside: &Inside<'_>, packages: &[Package]) -> Result<()> {
-    let edited = inside.0.join("etc/cortex/cortex.toml");
-    let text = fs::read_to_string(&edited)? + "# mine\n";
-    fs::write(&edited, &text)?;
-    for package in packages {
-        inside.install(&only(&dir(), &format!("{}_", package.called), ".deb")?)?;
-    }
-    match fs::read_to_string(&edited)? == text {
-        true => Ok(()),
-        false => bail!("an upgrade changed /etc/cortex/cortex.toml"),
-    }
-}
+const CHECK_UNIT: &str = "\
+[Unit]
+SuccessAction=poweroff
+FailureAction=poweroff
+[Service]
+Type=oneshot
+ExecStart=/bin/bash /check/inside.sh
+StandardOutput=file:/check/log
+StandardError=inherit
+TimeoutStartSec=900
+";
 
 /// Of a purge only data is left.
 fn gone(inside: &Inside<'_>, packages: &[Package]) -> Result<()> {

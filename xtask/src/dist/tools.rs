@@ -36,8 +36,8 @@ pub(super) fn deb(package: &Package) -> Result<PathBuf> {
     let mut make = Command::new(tool("cargo-deb")?);
     make.args(["--no-build", "--no-strip", "--quiet", "--manifest-path"]).arg(manifest(package));
     make.arg("--output").arg(&to).env("SOURCE_DATE_EPOCH", epoch()?).current_dir(paths::root());
-    if package.called != package.name {
-        make.args(["--variant", "cuda"]);
+    if let Some(flavour) = &package.flavour {
+        make.args(["--variant", flavour]);
     }
     sh::run(&mut make)?;
     Ok(to)
@@ -53,8 +53,8 @@ pub(super) fn rpm(package: &Package) -> Result<PathBuf> {
         .arg("--output")
         .arg(&to)
         .current_dir(paths::root());
-    if package.called != package.name {
-        make.args(["--variant", "cuda"]);
+    if let Some(flavour) = &package.flavour {
+        make.args(["--variant", flavour]);
     }
     sh::run(&mut make)?;
     Ok(to)

@@ -106,6 +106,32 @@ impl Browser {
         self.page.execute(script, Vec::new()).await.unwrap()
     }
 
+    /// A command of Chromium's own protocol.
+    pub async fn devtools(&self, command: &str, params: Value) {
+        let session = self.page.session_id().await.unwrap().unwrap();
+        let asked = json!({"cmd": command, "params": params});
+        let said =
+            Http::new(&self.driver).post(&format!("/session/{session}/goog/cdp/execute"), &asked).await;
+        assert_eq!(said.status, 200, "{command}: {}", said.text());
+    }
+
+    /// What axe-core finds at fault with the page for those who use it by keyboard, screen reader or little sight:
+    /// rules of WCAG 2.2 A and AA, and good practice.
+    pub async fn barriers(&self) -> Vec<String> {
+        let axe =
+            Path::new(env!("CARGO_MANIFEST_DIR")).join("../target/node/node_modules/axe-core/axe.min.js");
+        let axe =
+            std::fs::read_to_string(axe).expect("target/node is missing: run `cargo xtask setup` first");
+        let tags = r#"["wcag2a", "wcag2aa", "wcag21a", "wcag21aa", "wcag22aa", "best-practice"]"#;
+        let run = format!(
+            "{axe}; const found = await axe.run(document, {{ runOnly: {tags} }}); \
+             return found.violations.flatMap((rule) => rule.nodes.map((node) => \
+             `${{rule.id}}: ${{node.target}}: ${{node.failureSummary}}`))"
+        );
+        let found = self.run(&run).await;
+        found.as_array().unwrap().iter().map(|one| one.as_str().unwrap().to_owned()).collect()
+    }
+
     /// Kept in target/console, for people to look at.
     pub async fn picture(&self, name: &str) {
         self.run("document.getElementById('notices').replaceChildren()").await;
