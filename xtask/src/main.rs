@@ -103,8 +103,14 @@ mod tests {
         for said in texts.iter().flat_map(|text| text.split("cargo xtask ").skip(1)) {
             let said = said.split(['\n', '`', ';', '(', ')']).next().unwrap();
             let is_word = |word: &&str| word.chars().all(|c| c.is_ascii_alphanumeric() || "-,.".contains(c));
-            let words =
-                said.split_whitespace().take_while(is_word).map(|word| word.trim_end_matches([',', '.']));
+            // A comma ends it, or a full stop.
+            let mut is_over = false;
+            let words = said.split_whitespace().take_while(is_word).take_while(|word| {
+                let is_next = !is_over;
+                is_over = word.ends_with([',', '.']);
+                is_next
+            });
+            let words = words.map(|word| word.trim_end_matches([',', '.']));
             let error = Cli::try_parse_from(["xtask"].into_iter().chain(words)).err();
             let kind = error.as_ref().map(clap::Error::kind);
             // A task is named without what it has to be told.
