@@ -45,6 +45,8 @@ export function mount(main, { rest }) {
     fill(summary, `${one("gateway")?.under_way ?? 0} under way, ${count(ended.length)} ended lately`);
     fill(charts, ...panels());
     if (chosen && one(`request/${chosen}`)) tell();
+    // Switched off, it goes from here too.
+    if (told?.transcript && !one("gateway")?.keeps_prompts) delete told.transcript;
     const shown = told?.id === chosen ? told : chosen && (one(`live/${chosen}`) ?? one(`request/${chosen}`));
     fill(story, shown ? whole(shown) : h("p.empty", null, `Choose a request for its story. What was asked and answered is ${one("gateway")?.keeps_prompts ? "kept for it" : "not kept (gateway.keep_prompts)"}.`));
   }
@@ -104,24 +106,40 @@ function whole(request) {
   ];
 }
 
-const PARTS = [["asked", "What was asked"], ["reasoning", "Thoughts"], ["calls", "Calls"], ["answered", "What was answered"]];
+const PARTS = [["asked", "What was asked"], ["reasoning", "Thoughts"], ["answered", "What was answered"], ["refusal", "Refusal"]];
 
 /** Of each the beginning, for it may be long. */
 function words(transcript) {
-  return PARTS.filter(([name]) => transcript[name]?.bytes > 0).map(([name, title]) => {
-    const { text, bytes } = transcript[name];
-    const more = bytes - new TextEncoder().encode(text).length;
-    return h("details.words", { "data-part": name }, h("summary", null, `${title}, ${count(bytes)} bytes`), h("pre", { tabindex: 0, "aria-label": title }, laidOut(text)), more > 0 && h("p.facts", null, `and ${count(more)} bytes more`));
-  });
+  const calls = Object.entries(transcript.calls ?? {}).map(([place, { name, arguments: said }]) => [`call-${place}`, `Call of ${name}`, said]);
+  const parts = [...PARTS.map(([name, title]) => [name, title, transcript[name]]), ...calls].filter(([, , part]) => part?.bytes > 0);
+  return parts.map(([name, title, { text, bytes, cut }]) => h("details.words", { "data-part": name },
+    h("summary", null, `${title}, ${count(bytes)} bytes`),
+    h("pre", { tabindex: 0, "aria-label": title }, laidOut(text)), cut && h("p.facts", null, "and so on")));
 }
 
-/** JSON on several lines, where it is JSON. */
+/** An object or a list as JSON on several lines; every name and value as it was written. */
 function laidOut(text) {
   try {
-    return JSON.stringify(JSON.parse(text), null, 2);
+    if (typeof JSON.parse(text) !== "object") return text;
   } catch {
     return text;
   }
+  let depth = 0;
+  const line = () => `\n${"  ".repeat(depth)}`;
+  return text.replace(/"(?:[^"\\]|\\.)*"|[[{]\s*[\]}]|[[{\]},:]|\s+/g, (token) => {
+    if (/^\s+$/.test(token)) return "";
+    if (token === ",") return `,${line()}`;
+    if (token === ":") return ": ";
+    if (token === "{" || token === "[") {
+      depth += 1;
+      return token + line();
+    }
+    if (token === "}" || token === "]") {
+      depth -= 1;
+      return line() + token;
+    }
+    return token;
+  });
 }
 
 function step(entry) {

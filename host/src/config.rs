@@ -224,7 +224,7 @@ impl Config {
                 self.admin_listen
             ));
         }
-        if self.keep_prompts && self.admin_keys.is_empty() {
+        if self.keep_prompts && self.admin_keys.is_empty() && self.admin_listen.port().is_some() {
             let open = "without [[admin_keys]] every user of this machine can read them";
             doubts.push(format!("gateway.keep_prompts keeps what clients ask and are answered, and {open}"));
         }

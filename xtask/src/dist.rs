@@ -16,7 +16,7 @@ use std::process::Command;
 
 #[derive(clap::Args)]
 pub(crate) struct Args {
-    /// neuron with kernels for GPUs of these compute capabilities: package neuron-cuda for several ("80,86,89,90,100,120"),
+    /// neuron with kernels for GPUs of these compute capabilities: package neuron-cuda for all ("80,86,89,90,100,120"),
     /// neuron-cuda-90 for one ("90")
     #[arg(long)]
     cuda: Option<String>,
@@ -52,15 +52,15 @@ pub(crate) fn dir() -> PathBuf {
 }
 
 pub(crate) fn run(args: &Args) -> Result<()> {
+    let flavour = args.cuda.as_deref().map(flavour).transpose()?;
+    if args.check && args.source && args.profile == "dev" {
+        bail!("the specs are built by the profiles release and dist");
+    }
     if !args.no_build {
         build(args)?;
     }
     let profile = if args.profile == "dev" { "debug" } else { &args.profile };
     let built = |name: &str| paths::cargo_target().join(profile).join(name);
-    let flavour = args.cuda.as_ref().map(|architectures| match architectures.contains(',') {
-        true => "cuda".to_owned(),
-        false => format!("cuda-{architectures}"),
-    });
     let neuron = flavour.as_ref().map_or_else(|| "neuron".to_owned(), |flavour| format!("neuron-{flavour}"));
     let packages = [
         Package { name: "cortex", called: "cortex".into(), flavour: None, binary: built("cortex") },
@@ -90,6 +90,17 @@ pub(crate) fn run(args: &Args) -> Result<()> {
         }
     }
     Ok(())
+}
+
+/// Compute capabilities that there are packages for (neuron/Cargo.toml).
+const CAPABILITIES: [&str; 6] = ["80", "86", "89", "90", "100", "120"];
+
+fn flavour(architectures: &str) -> Result<String> {
+    match architectures {
+        all if all == CAPABILITIES.join(",") => Ok("cuda".to_owned()),
+        one if CAPABILITIES.contains(&one) => Ok(format!("cuda-{one}")),
+        other => bail!("--cuda {other}: all of {}, or one of them", CAPABILITIES.join(",")),
+    }
 }
 
 fn build(args: &Args) -> Result<()> {

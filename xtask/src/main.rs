@@ -91,14 +91,23 @@ mod tests {
         }
     }
 
-    /// Each `cargo xtask …` in the documents is one that there is, with flags that there are.
+    /// Each `cargo xtask …` in the documents, workflows and recipes is one that there is, with flags that there are.
     #[test]
-    fn tasks_in_the_documents_exist() {
+    fn tasks_that_are_named_exist() {
         let root = paths::root();
         let mut texts: Vec<String> = ["README.md", "CHANGELOG.md"]
             .map(|name| std::fs::read_to_string(root.join(name)).unwrap())
             .into();
         documents(&root.join("docs"), &mut texts);
+        for file in [
+            ".github/workflows/release.yml",
+            ".github/workflows/ci.yml",
+            "packaging/container/Containerfile.cortex",
+            "packaging/container/Containerfile.neuron",
+            "packaging/rpm/cortex.spec",
+        ] {
+            texts.push(std::fs::read_to_string(root.join(file)).unwrap());
+        }
         let mut tried = 0;
         for said in texts.iter().flat_map(|text| text.split("cargo xtask ").skip(1)) {
             let said = said.split(['\n', '`', ';', '(', ')']).next().unwrap();

@@ -75,20 +75,31 @@ fn tell(out: &mut String, record: &Value) -> std::fmt::Result {
 
 /// What was asked and answered, where the gateway keeps it.
 fn words(out: &mut String, transcript: &Value) -> std::fmt::Result {
-    for name in ["asked", "reasoning", "calls", "answered"] {
-        let (part, bytes) = (&transcript[name]["text"], transcript[name]["bytes"].as_u64().unwrap_or(0));
-        if bytes == 0 {
-            continue;
-        }
-        // Whoever wrote it does not write to this terminal.
-        let shown = text(part).replace(|c: char| c.is_control() && c != '\n' && c != '\t', "\u{fffd}");
-        let cut = if (text(part).len() as u64) < bytes { ", of which the beginning" } else { "" };
-        writeln!(out, "{name}, {bytes} bytes{cut}:")?;
-        for line in shown.lines() {
-            writeln!(out, "    {line}")?;
-        }
+    for name in ["asked", "reasoning", "answered", "refusal"] {
+        part(out, name, &transcript[name])?;
+    }
+    for call in transcript["calls"].as_object().into_iter().flat_map(|calls| calls.values()) {
+        part(out, &format!("called {}", shown(text(&call["name"]))), &call["arguments"])?;
     }
     Ok(())
+}
+
+fn part(out: &mut String, name: &str, part: &Value) -> std::fmt::Result {
+    let bytes = part["bytes"].as_u64().unwrap_or(0);
+    if bytes == 0 {
+        return Ok(());
+    }
+    let cut = if part["cut"] == true { ", of which the beginning" } else { "" };
+    writeln!(out, "{name}, {bytes} bytes{cut}:")?;
+    for line in shown(text(&part["text"])).lines() {
+        writeln!(out, "    {line}")?;
+    }
+    Ok(())
+}
+
+/// Whoever wrote it does not write to this terminal.
+fn shown(text: &str) -> String {
+    text.replace(|c: char| c.is_control() && c != '\n' && c != '\t', "\u{fffd}")
 }
 
 fn decided(out: &mut String, at: f64, step: &Value) -> std::fmt::Result {

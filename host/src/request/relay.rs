@@ -5,7 +5,6 @@ use super::foreign::Foreign;
 use super::forward::{Flow, Piece};
 use super::hygiene::Hygiene;
 use super::settle::Ledger;
-use super::transcript::{Said, Transcript};
 use crate::fleet::{Assumption, Seat};
 use crate::refusal::Refusal;
 use crate::sse::{self, Framer};
@@ -14,7 +13,6 @@ use bytes::Bytes;
 use http::StatusCode;
 use serde::Deserialize;
 use serde_json::value::RawValue;
-use std::borrow::Cow;
 use std::future::Future;
 use std::pin::Pin;
 use std::task::{Context, Poll, ready};
@@ -309,7 +307,7 @@ impl Tidy {
         if chunk.choices.iter().any(says_something) {
             ledger.token();
             if let Some(transcript) = &mut ledger.transcript {
-                keep(&chunk.choices, transcript);
+                transcript.heard(&data);
             }
         }
         self.complete |= chunk
@@ -356,42 +354,6 @@ fn says_something(choice: &Choice<'_>) -> bool {
         told(d.content) || told(d.reasoning_content) || told(d.reasoning) || told(d.tool_calls)
     });
     in_delta || told(choice.text)
-}
-
-/// The words of the first choice, for the request's story.
-fn keep(choices: &[Choice<'_>], transcript: &mut Transcript) {
-    #[derive(Deserialize)]
-    struct Call<'a> {
-        #[serde(default, borrow)]
-        function: Function<'a>,
-    }
-    #[derive(Default, Deserialize)]
-    struct Function<'a> {
-        #[serde(default, borrow)]
-        name: Option<Cow<'a, str>>,
-        #[serde(default, borrow)]
-        arguments: Option<Cow<'a, str>>,
-    }
-    let words = |raw: Option<&RawValue>| serde_json::from_str::<String>(raw?.get()).ok();
-    for choice in choices.iter().filter(|choice| choice.index.unwrap_or(0) == 0) {
-        let delta = choice.delta.as_ref();
-        let thought = delta.and_then(|d| d.reasoning_content.or(d.reasoning));
-        for (said, raw) in
-            [(Said::Reasoning, thought), (Said::Answer, delta.and_then(|d| d.content).or(choice.text))]
-        {
-            if let Some(words) = words(raw) {
-                transcript.add(said, words.into());
-            }
-        }
-        let calls = delta.and_then(|d| serde_json::from_str::<Vec<Call<'_>>>(d.tool_calls?.get()).ok());
-        for Call { function } in calls.into_iter().flatten() {
-            for (said, words) in [(Said::Called, function.name), (Said::Arguments, function.arguments)] {
-                if let Some(words) = words {
-                    transcript.add(said, words);
-                }
-            }
-        }
-    }
 }
 
 /// The answer with its `"model"` under another name; `None` where there is nothing to change.

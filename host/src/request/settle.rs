@@ -98,18 +98,20 @@ impl Recent {
         })
     }
 
-    fn add(&self, mut record: RequestRecord) {
+    /// `keeps_prompts` is asked while nobody can be made to forget.
+    fn add(&self, mut record: RequestRecord, keeps_prompts: impl FnOnce() -> bool) {
         let steps = Arc::new(std::mem::take(&mut record.steps));
-        let transcript = record.transcript.take().map(Arc::from);
+        let transcript: Option<Arc<Transcript>> = record.transcript.take().map(Arc::from);
         let record = Arc::new(record);
         let mut records = self.lock();
         // Dropped after the lock.
         let _oldest = (records.len() == REMEMBERED).then(|| records.pop_front());
+        let transcript = transcript.filter(|_| keeps_prompts());
         records.push_back(Kept { record, steps, transcript });
         drop(records);
     }
 
-    /// What was asked and answered is not to be kept any more.
+    /// What was asked and answered is not to be kept any more: the configuration says so already.
     pub fn forget_transcripts(&self) {
         for kept in self.lock().iter_mut() {
             kept.transcript = None;
@@ -307,7 +309,7 @@ impl Ledger {
             self.gateway.decider.outcome(self.notes.arm, || self.outcome(node, &record), status);
         }
         self.gateway.traffic.settled(self.seed, &record);
-        self.gateway.recent.add(record);
+        self.gateway.recent.add(record, || self.gateway.config.load().keep_prompts);
     }
 
     /// Work is worth a span; a look at the list of models is not.
@@ -392,8 +394,7 @@ impl Ledger {
             cost_usd: price.is_some().then_some(nano_usd as f64 / 1e9),
             trace_id: self.trace.as_ref().map(|trace| format!("{:032x}", trace.id)),
             steps: std::mem::take(&mut self.notes.story).told(self.arrived),
-            // It may have been switched off since.
-            transcript: self.transcript.take().filter(|_| self.gateway.config.load().keep_prompts),
+            transcript: self.transcript.take(),
         }
     }
 

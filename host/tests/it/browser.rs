@@ -224,6 +224,9 @@ async fn keep_prompts(browser: &Browser, dir: &Path) {
     browser.find("[data-part=answered] pre").await;
     assert_eq!(browser.barriers().await, Vec::<String>::new());
     browser.picture("story-with-prompts").await;
+    std::fs::write(&file, config).unwrap();
+    let is_gone = async || browser.run("return document.querySelectorAll('[data-part]').length").await == 0;
+    until("what was asked is not shown any more", is_gone).await;
     browser.go_to("fleet").await;
 }
 

@@ -113,13 +113,24 @@ async fn what_was_asked_is_kept_where_it_is_switched_on_and_nowhere_else() {
     assert_eq!(told["transcript"]["asked"]["text"], asked.to_string(), "in the client's dialect");
     assert_eq!(told["transcript"]["answered"]["text"], "Good \u{1b}[31mday");
     assert_eq!(told["transcript"]["reasoning"]["text"], "hm");
-    assert_eq!(told["transcript"]["calls"]["text"], "look{\"at\":1}");
+    let call = &told["transcript"]["calls"]["0"];
+    assert_eq!((&call["name"], &call["arguments"]["text"]), (&json!("look"), &json!("{\"at\":1}")));
     let output = tokio::task::block_in_place(|| cortex(&["explain", &id, "--url", &gateway.admin.base]));
     let shown = String::from_utf8_lossy(&output.stdout);
+    assert!(shown.contains("called look, 8 bytes:\n    {\"at\":1}"), "{shown}");
     assert!(shown.contains("    Good \u{fffd}[31mday\n") && shown.contains("Grüße"), "{shown}");
-    let list = gateway.admin.get("/admin/requests").await.text();
-    assert!(!list.contains("transcript") && !list.contains("Grüße"), "{list}");
     let status = gateway.status().await;
+    let mut events = gateway.admin.events("/admin/events").await;
+    let first = events.next().await.unwrap().1.to_string();
+    for (place, text) in [
+        ("requests", gateway.admin.get("/admin/requests").await.text()),
+        ("status", status.to_string()),
+        ("metrics", gateway.metrics.get("/metrics").await.text()),
+        ("events", first.clone()),
+    ] {
+        assert!(!text.contains("transcript") && !text.contains("Grüße"), "{place}: {text}");
+    }
+    assert!(first.contains(&id), "events tell of the request");
     assert!(status["doubts"].to_string().contains("gateway.keep_prompts"), "{}", status["doubts"]);
 
     // Switched off, it is forgotten.

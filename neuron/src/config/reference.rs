@@ -99,6 +99,16 @@ fn page() -> String {
 }
 
 #[test]
+fn what_an_absent_key_means_is_as_it_is_said() {
+    let words = words();
+    let said = |key: &str| words[&(SOURCES.to_owned(), key.to_owned())].clone();
+    assert!(said("stall_secs").ends_with(&format!("absent: {}.", super::source::STALL_SECS)));
+    let connections =
+        format!("from 1 to {}; absent: {}.", super::source::MAX_CONNECTIONS, super::source::CONNECTIONS);
+    assert!(said("connections").ends_with(&connections));
+}
+
+#[test]
 fn the_reference_is_what_the_types_say() {
     let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("../docs/neuron-configuration.md");
     let page = page();

@@ -6,10 +6,10 @@ use super::{Env, HUGGINGFACE, Source, raw, secret};
 use crate::sources::Pace;
 
 /// Seconds without a byte after which a download has failed, where the source sets none.
-const STALL_SECS: u64 = 60;
+pub(super) const STALL_SECS: u64 = 60;
 /// Pieces of a model that are fetched at a time, where the source sets no number.
-const CONNECTIONS: usize = 4;
-const MAX_CONNECTIONS: usize = 32;
+pub(super) const CONNECTIONS: usize = 4;
+pub(super) const MAX_CONNECTIONS: usize = 32;
 
 pub(super) fn build(name: &str, raw: &raw::Source, env: Env<'_>) -> Result<Source, String> {
     if name.is_empty() || !name.chars().all(|c| c.is_ascii_alphanumeric() || c == '-' || c == '_') {

@@ -12,7 +12,7 @@ const RELEASE: &str = "bookworm";
 const INCLUDED: &str = "--include=systemd,ca-certificates,curl,procps,dbus";
 
 pub(super) fn check(packages: &[Package]) -> Result<()> {
-    let root = fresh_root()?;
+    let root = fresh_root("debian")?;
     let proc = Proc::mount(&root)?;
     let inside = Inside(&root);
     for package in packages {
@@ -27,14 +27,15 @@ pub(super) fn check(packages: &[Package]) -> Result<()> {
     }
     gone(&inside, packages)?;
     drop(proc);
+    let root = fresh_root("debian-booted")?;
     booted(&root, packages)?;
     println!("debian: installed, served, upgraded and removed in {}", root.display());
     Ok(())
 }
 
 /// A Debian with nothing but what it must have; made once, and copied for each check.
-fn fresh_root() -> Result<PathBuf> {
-    let (base, root) = (paths::cache().join(format!("debian-{RELEASE}-2")), dir().join("debian"));
+fn fresh_root(name: &str) -> Result<PathBuf> {
+    let (base, root) = (paths::cache().join(format!("debian-{RELEASE}-2")), dir().join(name));
     if !base.join("etc/debian_version").exists() {
         let mut make = Command::new("debootstrap");
         make.args(["--variant=minbase", INCLUDED, RELEASE]).arg(&base);
@@ -122,24 +123,38 @@ fn booted(root: &Path, packages: &[Package]) -> Result<()> {
     fs::create_dir_all(&check)?;
     for package in packages {
         let file = only(&dir(), &format!("{}_", package.called), ".deb")?;
-        fs::copy(file, check.join(format!("{}.deb", package.called)))?;
+        fs::copy(file, check.join(format!("{}.deb", package.name)))?;
+    }
+    // One that an earlier call has made.
+    for entry in fs::read_dir(dir())? {
+        let path = entry?.path();
+        let name = path.file_name().map(|name| name.to_string_lossy().into_owned()).unwrap_or_default();
+        let is_other = !packages.iter().any(|package| name.starts_with(&format!("{}_", package.called)));
+        if is_other && name.starts_with("neuron") && name.ends_with(".deb") {
+            fs::copy(&path, check.join("other.deb"))?;
+        }
     }
     let models = paths::artifact("models");
     if !models.exists() {
         bail!("target/models is missing: run cargo xtask setup");
     }
-    sh::run(Command::new("cp").arg("-a").arg(models).arg(&check))?;
+    fs::create_dir(check.join("models"))?;
+    sh::run(Command::new("cp").arg("-a").arg(models.join(".")).arg(check.join("models")))?;
     fs::write(check.join("inside.sh"), include_str!("inside.sh"))?;
     let system = root.join("etc/systemd/system");
     fs::write(system.join("check.service"), CHECK_UNIT)?;
     let wanted = system.join("multi-user.target.wants");
     fs::create_dir_all(&wanted)?;
     std::os::unix::fs::symlink("../check.service", wanted.join("check.service"))?;
-    let mut boot = Command::new("systemd-nspawn");
+    let mut boot = Command::new("timeout");
+    boot.args(["--kill-after=30", BOOTED_SECS, "systemd-nspawn"]);
     boot.args(["--quiet", "--boot", "--register=no", "--keep-unit", "--private-network", "--directory"]);
     boot.arg(root).stdin(Stdio::null()).stdout(Stdio::null());
     let status = boot.status();
-    let status = status.context("systemd-nspawn is needed (Debian: apt install systemd-container)")?;
+    let status = status?;
+    if status.code() == Some(127) {
+        bail!("systemd-nspawn is needed (Debian: apt install systemd-container)");
+    }
     let said = fs::read_to_string(check.join("log")).unwrap_or_default();
     print!("{said}");
     match said.lines().last() {
@@ -148,6 +163,8 @@ fn booted(root: &Path, packages: &[Package]) -> Result<()> {
     }
 }
 
+/// More than the unit may take.
+const BOOTED_SECS: &str = "1000";
 const CHECK_UNIT: &str = "\
 [Unit]
 SuccessAction=poweroff

@@ -41,6 +41,13 @@ pub(super) fn check(profile: &str) -> Result<()> {
                 bail!("{} has no {path}:\n{files}", made.display());
             }
         }
+        if name == "neuron" {
+            let mut ask = Command::new("rpm");
+            let conflicts = sh::output(ask.args(["-qp", "--nosignature", "--conflicts"]).arg(&made))?;
+            if !conflicts.contains("neuron-daemon") {
+                bail!("{} does not conflict with other flavours", made.display());
+            }
+        }
         println!("{name}.spec: built without a network, {} files", files.lines().count());
     }
     Ok(())

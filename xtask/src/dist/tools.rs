@@ -39,6 +39,10 @@ pub(super) fn deb(package: &Package) -> Result<PathBuf> {
     if let Some(flavour) = &package.flavour {
         make.args(["--variant", flavour]);
     }
+    if package.name == "neuron" {
+        // Debian has a package of this name that is something else, of a higher version.
+        make.args(["--deb-version", &format!("1:{}", version()?)]);
+    }
     sh::run(&mut make)?;
     Ok(to)
 }
@@ -117,6 +121,13 @@ pub(super) fn check_rpms(packages: &[Package]) -> Result<()> {
         }
         if !config.lines().any(|line| line == format!("/etc/{name}/{name}.toml")) {
             bail!("{}: /etc/{name}/{name}.toml is not marked as configuration", file.display());
+        }
+        if name == "neuron" {
+            for what in ["--provides", "--conflicts"] {
+                if !ask(&[what])?.contains("neuron-daemon") {
+                    bail!("{} says nothing of neuron-daemon by {what}", file.display());
+                }
+            }
         }
         let scripts = ask(&["--scripts"])?;
         for part in ["postinstall", "preuninstall", "postuninstall", "systemd-sysusers"] {
