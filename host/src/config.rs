@@ -58,6 +58,8 @@ pub struct Config {
     /// What running requests get at shutdown.
     pub drain: Duration,
     pub poll_interval: Duration,
+    /// For so long a node that went down is waited for by requests that no other can serve.
+    pub node_return: Duration,
     pub allow_anonymous: bool,
     /// Answers say where they were made, and what they waited for.
     pub route_header: bool,
@@ -188,6 +190,7 @@ impl Config {
             drain: seconds("drain_secs", gateway.drain_secs)?,
             poll_interval: seconds("poll_interval_secs", gateway.poll_interval_secs)?
                 .max(Duration::from_millis(50)),
+            node_return: seconds("node_return_secs", gateway.node_return_secs)?,
             allow_anonymous: gateway.allow_anonymous,
             route_header: gateway.route_header,
             keep_prompts: gateway.keep_prompts,
@@ -254,6 +257,7 @@ impl Config {
         note(self.body_timeout != new.body_timeout, "gateway.body_timeout_secs");
         note(self.keepalive_after != new.keepalive_after, "gateway.keepalive_after_secs");
         note(self.max_wait != new.max_wait, "gateway.max_wait_secs");
+        note(self.node_return != new.node_return, "gateway.node_return_secs");
         note(self.max_waiting != new.max_waiting, "gateway.max_waiting");
         note(self.stall_timeout != new.stall_timeout, "gateway.stall_timeout_secs");
         note(self.drain_delay != new.drain_delay, "gateway.drain_delay_secs");

@@ -24,7 +24,7 @@ use http1::Http1;
 use peer::WITH_HEAD;
 use serde::Serialize;
 use serde::de::DeserializeOwned;
-use std::io::IoSlice;
+use std::io::{ErrorKind, IoSlice};
 use std::time::{Duration, Instant};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 
@@ -46,8 +46,9 @@ pub struct Upstream;
 /// Why a node gave no usable answer.
 #[derive(Debug, Clone, thiserror::Error)]
 pub enum UpstreamError {
-    #[error("not reachable: {0}")]
-    Connect(String),
+    /// `refused`: the host is there, and nobody listens.
+    #[error("not reachable: {why}")]
+    Connect { why: String, refused: bool },
     #[error("the connection broke: {0}")]
     Broken(String),
     #[error("no answer within {0:?}")]
@@ -56,6 +57,13 @@ pub enum UpstreamError {
     Status { status: StatusCode, body: String },
     #[error("its answer cannot be understood: {0}")]
     Malformed(String),
+}
+
+impl UpstreamError {
+    fn connect(error: &std::io::Error) -> Self {
+        let refused = error.kind() == ErrorKind::ConnectionRefused;
+        Self::Connect { why: error.to_string(), refused }
+    }
 }
 
 impl Upstream {
@@ -86,7 +94,7 @@ impl Upstream {
             }
         }
         let connected = pool::connect(&peer.address).await;
-        let mut stream = connected.map_err(|e| UpstreamError::Connect(e.to_string()))?;
+        let mut stream = connected.map_err(|e| UpstreamError::connect(&e))?;
         let answer = exchange(&mut stream, &head, &rest).await?.ok_or_else(silent)?;
         Ok(answered(peer, stream, answer))
     }

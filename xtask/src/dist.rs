@@ -162,3 +162,29 @@ fn only(dir: &Path, start: &str, end: &str) -> Result<PathBuf> {
         _ => bail!("{} files {start}*{end} in {}", found.len(), dir.display()),
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// What `--cuda` takes is what there are packages of, by both makers, in the table for users and in the workflow.
+    #[test]
+    fn every_flavour_is_described_everywhere() {
+        let read = |path: &str| std::fs::read_to_string(paths::root().join(path)).unwrap();
+        let manifest: toml::Table = read("neuron/Cargo.toml").parse().unwrap();
+        let (table, workflow) = (read("docs/installing.md"), read(".github/workflows/release.yml"));
+        let all = CAPABILITIES.join(",");
+        assert!(workflow.contains(&format!("for kinds in {all} {}; do", CAPABILITIES.join(" "))));
+        for asked in CAPABILITIES.into_iter().chain([all.as_str()]) {
+            let flavour = flavour(asked).unwrap();
+            for maker in ["deb", "generate-rpm"] {
+                let variant = &manifest["package"]["metadata"][maker]["variants"][&flavour];
+                assert_eq!(variant["name"].as_str().unwrap(), format!("neuron-{flavour}"), "{maker}");
+            }
+            assert!(asked == all || table.contains(&format!("| `{asked}` |")), "{asked}");
+        }
+        for other in ["87", "80,90", "", "cuda"] {
+            assert!(flavour(other).unwrap_err().to_string().contains("or one of them"), "{other}");
+        }
+    }
+}

@@ -86,12 +86,18 @@ pub struct NodeView {
     /// Why the last poll failed.
     pub error: Option<String>,
     pub(super) missed: u32,
+    /// Its host is there, and nobody listens: what its daemon has begun may come to its end yet.
+    pub is_closed: bool,
     /// Since when it has been up without a pause; `None` while it is down.
     pub(super) up_since: Option<Instant>,
     /// Times in a row that it went down soon after it had come up.
     pub(super) flaps: u32,
     /// Good polls that it owes before it counts as up.
     pub(super) proof: u32,
+    /// When it answered a poll last.
+    pub(super) seen_at: Option<Instant>,
+    /// When it went down; `None` while it is up.
+    pub(super) left_at: Option<Instant>,
 }
 
 impl Node {
@@ -242,9 +248,12 @@ impl NodeView {
             stamp: next_stamp(),
             error: Some("not asked yet".into()),
             missed: 0,
+            is_closed: false,
             up_since: None,
             flaps: 0,
             proof: 0,
+            seen_at: None,
+            left_at: None,
         }
     }
 
@@ -286,6 +295,22 @@ impl NodeView {
     /// Nobody knows yet what it has.
     pub(crate) fn is_unseen(&self) -> bool {
         self.state == NodeState::Down && self.missed == 0 && self.proof == 0
+    }
+
+    /// It has answered a poll after that.
+    pub fn seen_since(&self, at: Instant) -> bool {
+        self.seen_at.is_some_and(|seen| seen > at)
+    }
+
+    /// It has come up after that.
+    pub fn came_up_since(&self, at: Instant) -> bool {
+        self.state != NodeState::Down && self.up_since.is_some_and(|up| up > at)
+    }
+
+    /// For how long it is taken to be restarting, out of `patience`: it was up, and does not come and go.
+    pub(super) fn restarts_for(&self, patience: Duration) -> Option<Duration> {
+        let left = self.left_at.filter(|_| self.proof == 0)?;
+        patience.checked_sub(left.elapsed()).filter(|time| !time.is_zero())
     }
 
     pub fn reachable(&self) -> bool {

@@ -123,13 +123,24 @@ pub(super) fn free_mb(view: &NodeView, index: u32) -> u64 {
     view.health.devices.iter().find(|d| d.index == index).map_or(0, |d| d.vram_free_mb)
 }
 
-/// When a node that has the model is tried again, where only its failures speak against it; but for those in `met`.
-pub fn back_in(fleet: &Fleet, model: &Model, met: &[String]) -> Option<Duration> {
+/// When a node that has the model is tried again, where only its failures speak against it; but for those that were `met`.
+pub fn back_in(fleet: &Fleet, model: &Model, met: impl Fn(&NodeView) -> bool) -> Option<Duration> {
     let has = |view: &&Arc<NodeView>| {
         let has = find(view, model).is_some_and(|found| found.info.can_serve());
-        has && view.reachable() && view.node.draining().is_none() && !met.contains(&view.node.name)
+        has && view.reachable() && view.node.draining().is_none() && !met(view)
     };
     fleet.nodes.iter().filter(has).filter_map(|view| view.node.left_alone_for()).min()
+}
+
+/// How long to wait yet for a node that went down less than `patience` ago and may serve the model once it is back: daemons
+/// are restarted.
+pub fn returns_in(fleet: &Fleet, model: &Model, catalogued: bool, patience: Duration) -> Option<Duration> {
+    let may_serve = |view: &&Arc<NodeView>| {
+        find(view, model).is_some_and(|found| found.info.can_serve())
+            || (catalogued && barred_from_it(view, model).is_none())
+    };
+    let away = fleet.nodes.iter().filter(|view| view.node.draining().is_none());
+    away.filter(may_serve).filter_map(|view| view.restarts_for(patience)).max()
 }
 
 /// Nodes that are named in a refusal, at most.

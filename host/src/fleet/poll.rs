@@ -234,17 +234,23 @@ async fn look(hosts: &dyn Hosts, last: NodeView) -> NodeView {
                 node.breaker.succeeded();
             }
             let unsteady = || format!("it keeps going down; {proof} more good answers and it is up");
+            // A daemon that was back before it was missed is another all the same.
+            let is_another = last.state == NodeState::Down || health.uptime_secs < last.health.uptime_secs;
             let up_since = match state {
-                NodeState::Up if last.state == NodeState::Down => Some(Instant::now()),
+                NodeState::Up if is_another => Some(Instant::now()),
                 _ => last.up_since,
             };
             let error = (proof > 0).then(unsteady);
-            NodeView { state, discovery, health, models, error, missed: 0, proof, up_since, ..last }
+            let left_at = last.left_at.filter(|_| state == NodeState::Down);
+            let seen_at = Some(Instant::now());
+            let seen = NodeView { state, discovery, health, models, error, seen_at, ..last };
+            NodeView { missed: 0, is_closed: false, proof, up_since, left_at, ..seen }
         }
         Err(error) => {
             let missed = last.missed + 1;
             // A refused connection is an answer: nobody is there.
-            let gone = matches!(error, UpstreamError::Connect(_)) && missed > 1;
+            let gone = matches!(error, UpstreamError::Connect { .. }) && missed > 1;
+            let is_closed = matches!(error, UpstreamError::Connect { refused: true, .. });
             let state = match last.state {
                 NodeState::Up | NodeState::Suspect if missed < MISSES && !gone => NodeState::Suspect,
                 _ => NodeState::Down,
@@ -252,10 +258,11 @@ async fn look(hosts: &dyn Hosts, last: NodeView) -> NodeView {
             if state != last.state || missed == 1 {
                 tracing::warn!(node = node.name, %error, ?state, "node does not answer");
             }
-            let mut view = NodeView { state, missed, error: Some(error.to_string()), ..last };
+            let mut view = NodeView { state, missed, error: Some(error.to_string()), is_closed, ..last };
             if state == NodeState::Down
                 && let Some(since) = view.up_since.take()
             {
+                view.left_at = Some(Instant::now());
                 view.flaps = if since.elapsed() < STEADY { view.flaps + 1 } else { 0 };
                 view.proof = if view.flaps >= FLAPS { PROOF } else { 0 };
             }

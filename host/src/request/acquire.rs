@@ -12,7 +12,7 @@ use super::story::{Considered, Step, Story};
 use super::trace::Trace;
 use crate::config::Key;
 use crate::decide::Arm;
-use crate::fleet::{Ask, Denied, Granted, LoadFailure, Node, NodeView, Priority, Routed, Seat, find};
+use crate::fleet::{Ask, Denied, Fleet, Granted, LoadFailure, Node, NodeView, Priority, Routed, Seat, find};
 use crate::gateway::Gateway;
 use crate::metrics::Metrics;
 use crate::refusal::Refusal;
@@ -72,10 +72,34 @@ impl Drop for Work {
     }
 }
 
+/// A node that failed the request.
+pub(super) struct Met {
+    name: String,
+    at: Instant,
+    /// It took the request.
+    asked: bool,
+    /// Its daemon may be restarting, and is then asked again.
+    may_return: bool,
+}
+
+impl Met {
+    /// One that has come up since is another.
+    pub(super) fn is(&self, view: &NodeView) -> bool {
+        let has_returned = if self.asked { view.came_up_since(self.at) } else { view.seen_since(self.at) };
+        self.name == view.node.name && !(self.may_return && has_returned)
+    }
+
+    /// For how long to wait until polls have said whether it is away or there.
+    pub(super) fn undecided_for(&self, fleet: &Fleet) -> Option<Duration> {
+        let view = fleet.nodes.iter().find(|view| view.node.name == self.name)?;
+        let is_open = self.may_return && !view.seen_since(self.at);
+        is_open.then(|| NOTICED.saturating_sub(self.at.elapsed())).filter(|time| !time.is_zero())
+    }
+}
+
 /// What the nodes have said so far.
 struct Round {
-    /// Nodes that failed the request.
-    met: Vec<String>,
+    met: Vec<Met>,
     /// How many of them took it and broke off.
     broken: u32,
     /// The last one said nothing itself.
@@ -104,6 +128,10 @@ impl Default for Round {
     }
 }
 
+/// Times that a request goes to a node again that was not there, or broke off and was restarted.
+const RETURNS: usize = 2;
+/// A node that is not there any more is known to be down by then.
+const NOTICED: Duration = Duration::from_secs(5);
 /// Nodes that may break off over one request before the next is spared.
 const MOST_BROKEN: u32 = 3;
 /// When a client may try again whose model was not there in time.
@@ -180,7 +208,7 @@ impl Work {
                     (round.broke, round.owes) = (broke, !broke && refusal.code != "model_not_found");
                     self.spare_the_next(&round, &refusal)?;
                     tracing::warn!(node = view.node.name, model = self.target.label, %refusal, "trying the next node");
-                    self.next(&mut round, &view, refusal).await;
+                    self.next(&mut round, &view, refusal, asked).await;
                 }
             }
         }
@@ -221,7 +249,7 @@ impl Work {
     }
 
     /// What follows from a node's refusal.
-    async fn next(&self, round: &mut Round, view: &Arc<NodeView>, refusal: Refusal) {
+    async fn next(&self, round: &mut Round, view: &Arc<NodeView>, refusal: Refusal, asked: bool) {
         let is_gone = refusal.code == "model_not_found" && self.target.catalogued;
         // Unloaded behind the gateway's back, or its files were never there: once more, with a load.
         if is_gone && !round.looked_again.contains(&view.node.name) {
@@ -231,7 +259,11 @@ impl Work {
         } else {
             // A node that is there and refuses is no reason to load the model on every other.
             round.may_load &= round.broke || is_gone;
-            round.met.push(view.node.name.clone());
+            let name = &view.node.name;
+            let before = round.met.iter().filter(|met| met.name == *name).count();
+            let may_return =
+                round.broke && before < RETURNS && !self.gateway.config.load().node_return.is_zero();
+            round.met.push(Met { name: name.clone(), at: Instant::now(), asked, may_return });
             view.node.poke();
         }
         round.last = Some(refusal);
@@ -296,13 +328,16 @@ impl Work {
     /// Without those that were met.
     fn but_for(&self, routed: Routed, round: &Round) -> Result<Routed, Refusal> {
         let Routed::Nodes(mut nodes) = routed else { return Ok(routed) };
-        nodes.retain(|view| !round.met.contains(&view.node.name));
+        nodes.retain(|view| !round.met.iter().any(|met| met.is(view)));
         if !round.may_load {
             nodes.retain(|view| find(view, &self.target.model).is_some_and(|found| found.info.can_serve()));
         }
-        match nodes.is_empty() {
-            true => Err(Refusal::unavailable("no_node", "no neuron could serve the request", RETRY)),
-            false => Ok(Routed::Nodes(nodes)),
+        let fleet = self.gateway.fleet.now();
+        let undecided = round.met.iter().filter_map(|met| met.undecided_for(&fleet)).max();
+        match (nodes.is_empty(), undecided) {
+            (false, _) => Ok(Routed::Nodes(nodes)),
+            (true, Some(time)) => Ok(Routed::Wait(time)),
+            (true, None) => Err(Refusal::unavailable("no_node", "no neuron could serve the request", RETRY)),
         }
     }
 

@@ -174,7 +174,7 @@ fn answers_as(node: &Node, model: &str) -> Option<String> {
 }
 
 /// What comes of `exchange`, unless the polls find the node down first: a host that froze or lost its
-/// power closes no connection.
+/// power closes no connection. A daemon that only takes no new ones ends what it has begun.
 async fn while_up<T>(
     work: &Work,
     node: &Arc<Node>,
@@ -184,7 +184,7 @@ async fn while_up<T>(
     let mut changes = fleet.changes();
     let down = async {
         // A node that has left the configuration is not polled, and what it was asked may end.
-        while fleet.now().view(node).is_none_or(|view| view.reachable()) {
+        while fleet.now().view(node).is_none_or(|view| view.reachable() || view.is_closed) {
             // Never an error: the sender is the fleet.
             let _changed = changes.changed().await;
         }
@@ -311,5 +311,5 @@ fn elsewhere(node: &Node, error: &UpstreamError) -> Failed {
     node.poke();
     let message = format!("node {}: {error}", node.name);
     let refusal = Refusal::unavailable("node_unavailable", message, RETRY);
-    Failed::Broke { refusal, asked: !matches!(error, UpstreamError::Connect(_)) }
+    Failed::Broke { refusal, asked: !matches!(error, UpstreamError::Connect { .. }) }
 }

@@ -1,11 +1,11 @@
 //! Facts in, an ordered preference of nodes out.
 
-use super::acquire::Work;
+use super::acquire::{Met, Work};
 use super::now_ms;
 use super::story::Considered;
 use crate::decide::{Arm, Asked};
 use crate::facts::{NodeFacts, RequestFacts, state};
-use crate::fleet::{Fleet, NodeView, Routed, back_in, facts, why_nobody};
+use crate::fleet::{Fleet, NodeView, Routed, back_in, facts, returns_in, why_nobody};
 use crate::policy::{self, Decision, RouteRequest};
 use crate::refusal::Refusal;
 use http::StatusCode;
@@ -19,24 +19,35 @@ const RETRY: Duration = Duration::from_secs(5);
 const BRIDGED: Duration = Duration::from_secs(4);
 
 /// `met`: nodes that have failed the request. Asks the routing policy, or the built-in where there is none or it fails; says whose decision it was.
-pub(super) fn route(work: &Work, met: &[String]) -> Result<(Routed, Arm, Option<Considered>), Refusal> {
-    let fleet = work.gateway.fleet.now();
+pub(super) fn route(work: &Work, met: &[Met]) -> Result<(Routed, Arm, Option<Considered>), Refusal> {
+    let (fleet, config) = (work.gateway.fleet.now(), work.gateway.config.load());
+    // A daemon that is restarted is worth waiting for; whether one is may have to show yet.
+    let returns_in = || {
+        returns_in(&fleet, &work.target.model, work.target.catalogued, config.node_return)
+            .or_else(|| met.iter().filter_map(|met| met.undecided_for(&fleet)).max())
+    };
     if !fleet.nodes.iter().any(|view| view.reachable()) {
+        if let Some(time) = returns_in() {
+            return Ok((Routed::Wait(time), Arm::default(), None));
+        }
         let message = if fleet.nodes.is_empty() { "no neuron is configured" } else { "no neuron is up" };
         return Err(Refusal::unavailable("no_node", message, RETRY));
     }
     let conversation = work.asked.conversation(&work.tenant);
     let nodes = facts(&fleet, &work.target.model, work.target.catalogued, &work.gateway.loads, &conversation);
-    let config = work.gateway.config.load();
     let (decision, arm) = work.gateway.decider.route(&config, asked(work, &fleet, &nodes));
     // A node that has it may be back in a moment: neither an error nor a load elsewhere is sooner.
     let is_near = |facts: &NodeFacts| facts.state.is_some_and(|state| state >= state::LOADING);
     if !nodes.iter().any(is_near)
-        && let Some(time) = back_in(&fleet, &work.target.model, met).filter(|time| *time <= BRIDGED)
+        && let Some(time) = back_in(&fleet, &work.target.model, |view| met.iter().any(|met| met.is(view)))
+            .filter(|time| *time <= BRIDGED)
     {
         return Ok((Routed::Wait(time), arm, None));
     }
     if !nodes.iter().any(NodeFacts::is_able) && !matches!(decision, Some(Decision::Wait(_))) {
+        if let Some(time) = returns_in() {
+            return Ok((Routed::Wait(time), arm, None));
+        }
         let message = why_nobody(&fleet, &work.target.model, work.target.catalogued);
         return Err(Refusal::unavailable("no_node", message, RETRY));
     }

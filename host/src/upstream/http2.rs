@@ -48,12 +48,13 @@ impl Shared {
         if let Some(sender) = self.sender() {
             return Ok(sender);
         }
-        let failed = |e: &dyn std::fmt::Display| UpstreamError::Connect(e.to_string());
-        let stream = pool::connect(&peer.address).await.map_err(|e| failed(&e))?;
+        let stream = pool::connect(&peer.address).await.map_err(|e| UpstreamError::connect(&e))?;
         let mut builder = Builder::new(TokioExecutor::new());
         builder.timer(TokioTimer::new()).keep_alive_interval(KEEPALIVE).keep_alive_while_idle(true);
         builder.initial_stream_window_size(WINDOW).initial_connection_window_size(WINDOW * 16);
-        let (sender, connection) = builder.handshake(TokioIo::new(stream)).await.map_err(|e| failed(&e))?;
+        let shaken = builder.handshake(TokioIo::new(stream)).await;
+        let failed = |e: hyper::Error| UpstreamError::Connect { why: e.to_string(), refused: false };
+        let (sender, connection) = shaken.map_err(failed)?;
         let mut open = self.lock();
         while open.running.try_join_next().is_some() {}
         open.running.spawn(async move {

@@ -67,21 +67,70 @@ async fn a_neuron_that_is_killed_mid_stream() {
     // The other one waits its turn in the neuron. Not waited for: a fast neuron would be done with the first.
     let client = pair.client.clone();
     let translated = spawn(async move {
-        let mut stream = client.stream("/v1/messages", &ask(400)).await;
+        let mut stream = client.stream("/v1/messages", &ask(40)).await;
         let rest = stream.rest().await;
-        // Its status was still held, or its dialect's event says it.
-        assert!(stream.status == 503 || rest.contains("event: error"), "{}: {rest}", stream.status);
+        // It has said nothing yet and is asked again once it is back; or it broke off, and its dialect's event says it.
+        assert!(
+            rest.contains("event: message_stop") || rest.contains("event: error"),
+            "{}: {rest}",
+            stream.status
+        );
     });
     native.next().await.unwrap();
     pair.neuron.kill();
     let rest = native.rest().await;
     let last = rest.trim_end().rsplit("\n\n").next().unwrap().to_owned();
     assert!(last.starts_with("data: {\"error\""), "{rest}");
+    // The gateway lives, and waits with the next request for the neuron to be back.
+    let address = pair.neuron_client.base.trim_start_matches("http://").to_owned();
+    let client = pair.client.clone();
+    let next = spawn(async move {
+        let said = client.post("/v1/chat/completions", &ask(4)).await;
+        assert!(said.text().ends_with("data: [DONE]\n\n"), "{}", said.text());
+    });
+    let admin = Client::new(&pair.admin_url);
+    let state = async || admin.get("/admin/status").await.json()["nodes"][0]["state"].clone();
+    until("it is seen to be gone", async || state().await == "down").await;
+    assert!(!next.is_finished());
+    let _again = start_neuron(pair.dir.path(), &address);
     translated.await.unwrap();
-    // The gateway lives and says what is wrong.
-    let answer = pair.client.post("/v1/chat/completions", &ask(4)).await;
-    assert_eq!(answer.status, 503, "{}", answer.text());
-    assert!(!answer.header("retry-after").is_empty());
+    next.await.unwrap();
+}
+
+/// As an upgrade of its package does it.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_neuron_that_is_restarted_under_requests_refuses_nobody() {
+    let mut pair = Pair::start();
+    pair.until_up().await;
+    assert_eq!(pair.client.post("/v1/chat/completions", &ask(2)).await.status, 200);
+    let address = pair.neuron_client.base.trim_start_matches("http://").to_owned();
+    let enough = std::sync::Arc::new(std::sync::atomic::AtomicBool::new(false));
+    let clients = (0..4).map(|_| {
+        let (client, enough) = (pair.client.clone(), enough.clone());
+        async move {
+            let mut answered = 0;
+            while !enough.load(std::sync::atomic::Ordering::Relaxed) {
+                let said = client.post("/v1/chat/completions", &ask(2)).await;
+                assert!(said.text().ends_with("data: [DONE]\n\n"), "after {answered}: {}", said.text());
+                answered += 1;
+            }
+            answered
+        }
+    });
+    let restarts = async {
+        let mut running = None;
+        for _ in 0..2 {
+            let before = running.as_mut().unwrap_or(&mut pair.neuron);
+            assert!(tokio::task::block_in_place(|| before.terminate()));
+            running = Some(start_neuron(pair.dir.path(), &address).0);
+            let said = pair.client.post("/v1/chat/completions", &ask(2)).await;
+            assert!(said.text().ends_with("data: [DONE]\n\n"), "{}", said.text());
+        }
+        enough.store(true, std::sync::atomic::Ordering::Relaxed);
+        running
+    };
+    let (answered, _last) = tokio::join!(futures_util::future::join_all(clients), restarts);
+    assert!(answered.iter().all(|&n| n > 1), "{answered:?}");
 }
 
 #[tokio::test(flavor = "multi_thread")]

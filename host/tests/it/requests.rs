@@ -65,7 +65,8 @@ async fn bad_requests_name_the_field() {
 async fn no_neuron_up_is_a_503_that_says_when_to_come_back() {
     let node = TestNode::with_model().await;
     node.lock().models.push(info("org/llama-8b", 300));
-    let gateway = TestGateway::start(&[&node], &["affinity", "anthropic"], "", MODELS).await;
+    let off = "node_return_secs = 0";
+    let gateway = TestGateway::start(&[&node], &["affinity", "anthropic"], off, MODELS).await;
     let listed = gateway.client.get("/v1/models/org%2Fllama-8b").await.json();
     assert_eq!(
         (listed["loaded"].as_bool(), listed["locations"][0]["node"].as_str()),

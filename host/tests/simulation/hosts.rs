@@ -144,7 +144,7 @@ impl SimHosts {
         let mut nodes = self.nodes();
         let node = nodes.get_mut(&node.name).unwrap();
         if node.dead {
-            return Err(UpstreamError::Connect("connection refused".into()));
+            return Err(UpstreamError::Connect { why: "connection refused".into(), refused: true });
         }
         let said = say(node);
         for (device, total) in node.devices.iter().enumerate() {
