@@ -86,8 +86,8 @@ pub struct NodeView {
     /// Why the last poll failed.
     pub error: Option<String>,
     pub(super) missed: u32,
-    /// Its host is there, and nobody listens: what its daemon has begun may come to its end yet.
-    pub is_closed: bool,
+    /// Since when its host is there and nobody listens: what its daemon has begun may come to its end yet.
+    pub(super) closed_since: Option<Instant>,
     /// Since when it has been up without a pause; `None` while it is down.
     pub(super) up_since: Option<Instant>,
     /// Times in a row that it went down soon after it had come up.
@@ -233,6 +233,9 @@ impl Node {
     }
 }
 
+/// A daemon that takes no more connections is given so long for what it has begun.
+const ENDING: Duration = Duration::from_secs(120);
+
 impl NodeView {
     /// A node that no poll has reached yet.
     pub(super) fn unseen(node: &Arc<Node>) -> Self {
@@ -248,7 +251,7 @@ impl NodeView {
             stamp: next_stamp(),
             error: Some("not asked yet".into()),
             missed: 0,
-            is_closed: false,
+            closed_since: None,
             up_since: None,
             flaps: 0,
             proof: 0,
@@ -297,7 +300,12 @@ impl NodeView {
         self.state == NodeState::Down && self.missed == 0 && self.proof == 0
     }
 
-    /// It has answered a poll after that.
+    /// It takes no connections, as a daemon that ends what it has begun.
+    pub fn is_ending(&self) -> bool {
+        self.closed_since.is_some_and(|since| since.elapsed() < ENDING)
+    }
+
+    /// It has answered a poll that was begun after that.
     pub fn seen_since(&self, at: Instant) -> bool {
         self.seen_at.is_some_and(|seen| seen > at)
     }

@@ -133,13 +133,19 @@ pub fn back_in(fleet: &Fleet, model: &Model, met: impl Fn(&NodeView) -> bool) ->
 }
 
 /// How long to wait yet for a node that went down less than `patience` ago and may serve the model once it is back: daemons
-/// are restarted.
-pub fn returns_in(fleet: &Fleet, model: &Model, catalogued: bool, patience: Duration) -> Option<Duration> {
+/// are restarted. `is_out`: the request will not be given to it again.
+pub fn returns_in(
+    fleet: &Fleet,
+    model: &Model,
+    catalogued: bool,
+    patience: Duration,
+    is_out: impl Fn(&NodeView) -> bool,
+) -> Option<Duration> {
     let may_serve = |view: &&Arc<NodeView>| {
         find(view, model).is_some_and(|found| found.info.can_serve())
-            || (catalogued && barred_from_it(view, model).is_none())
+            || (catalogued && barred_from_it(view, model).is_none() && is_large_enough(view, model))
     };
-    let away = fleet.nodes.iter().filter(|view| view.node.draining().is_none());
+    let away = fleet.nodes.iter().filter(|view| view.node.draining().is_none() && !is_out(view));
     away.filter(may_serve).filter_map(|view| view.restarts_for(patience)).max()
 }
 
@@ -180,9 +186,18 @@ fn barred_from_it(view: &NodeView, model: &Model) -> Option<String> {
     }
 }
 
-fn why_not(view: &NodeView, model: &Model, catalogued: bool) -> String {
+/// MiB that each of its devices must have, and how many of the node's have that much.
+fn large_devices(view: &NodeView, model: &Model) -> (u64, usize) {
     let wanted = per_device_mb(&view.node, model).max(model.min_device_vram_mb.unwrap_or(0));
-    let large = view.discovery.devices.iter().filter(|device| device.vram_total_mb >= wanted).count();
+    (wanted, view.discovery.devices.iter().filter(|device| device.vram_total_mb >= wanted).count())
+}
+
+fn is_large_enough(view: &NodeView, model: &Model) -> bool {
+    large_devices(view, model).1 >= model.min_devices as usize
+}
+
+fn why_not(view: &NodeView, model: &Model, catalogued: bool) -> String {
+    let (wanted, large) = large_devices(view, model);
     let servable = find(view, model).and_then(|found| found.info.servable.as_ref());
     if let Some(barred) = barred_first(view) {
         barred.to_owned()

@@ -223,7 +223,7 @@ fn publish(fleet: &FleetState, config: &ArcSwap<Config>, view: NodeView) {
 
 /// The next view of a node, from its answers or from their absence.
 async fn look(hosts: &dyn Hosts, last: NodeView) -> NodeView {
-    let node = last.node.clone();
+    let (node, asked_at) = (last.node.clone(), Instant::now());
     match ask(hosts, &node, &last).await {
         Ok((discovery, health, models)) => {
             let proof = last.proof.saturating_sub(1);
@@ -235,22 +235,25 @@ async fn look(hosts: &dyn Hosts, last: NodeView) -> NodeView {
             }
             let unsteady = || format!("it keeps going down; {proof} more good answers and it is up");
             // A daemon that was back before it was missed is another all the same.
-            let is_another = last.state == NodeState::Down || health.uptime_secs < last.health.uptime_secs;
+            let is_another = last.state == NodeState::Down
+                || last.closed_since.is_some()
+                || health.uptime_secs < last.health.uptime_secs;
             let up_since = match state {
                 NodeState::Up if is_another => Some(Instant::now()),
                 _ => last.up_since,
             };
             let error = (proof > 0).then(unsteady);
             let left_at = last.left_at.filter(|_| state == NodeState::Down);
-            let seen_at = Some(Instant::now());
+            let seen_at = Some(asked_at);
             let seen = NodeView { state, discovery, health, models, error, seen_at, ..last };
-            NodeView { missed: 0, is_closed: false, proof, up_since, left_at, ..seen }
+            NodeView { missed: 0, closed_since: None, proof, up_since, left_at, ..seen }
         }
         Err(error) => {
             let missed = last.missed + 1;
             // A refused connection is an answer: nobody is there.
             let gone = matches!(error, UpstreamError::Connect { .. }) && missed > 1;
             let is_closed = matches!(error, UpstreamError::Connect { refused: true, .. });
+            let closed_since = is_closed.then(|| last.closed_since.unwrap_or(asked_at));
             let state = match last.state {
                 NodeState::Up | NodeState::Suspect if missed < MISSES && !gone => NodeState::Suspect,
                 _ => NodeState::Down,
@@ -258,13 +261,17 @@ async fn look(hosts: &dyn Hosts, last: NodeView) -> NodeView {
             if state != last.state || missed == 1 {
                 tracing::warn!(node = node.name, %error, ?state, "node does not answer");
             }
-            let mut view = NodeView { state, missed, error: Some(error.to_string()), is_closed, ..last };
+            let mut view = NodeView { state, missed, error: Some(error.to_string()), closed_since, ..last };
             if state == NodeState::Down
                 && let Some(since) = view.up_since.take()
             {
                 view.left_at = Some(Instant::now());
                 view.flaps = if since.elapsed() < STEADY { view.flaps + 1 } else { 0 };
                 view.proof = if view.flaps >= FLAPS { PROOF } else { 0 };
+            }
+            // It goes once it has ended what it has begun.
+            if view.left_at.is_some() && view.is_ending() && node.in_flight() > 0 {
+                view.left_at = Some(asked_at);
             }
             view
         }

@@ -12,7 +12,9 @@ use super::story::{Considered, Step, Story};
 use super::trace::Trace;
 use crate::config::Key;
 use crate::decide::Arm;
-use crate::fleet::{Ask, Denied, Fleet, Granted, LoadFailure, Node, NodeView, Priority, Routed, Seat, find};
+use crate::fleet::{
+    Ask, Denied, Fleet, Granted, LoadFailure, Node, NodeView, Priority, Routed, Seat, find, returns_in,
+};
 use crate::gateway::Gateway;
 use crate::metrics::Metrics;
 use crate::refusal::Refusal;
@@ -78,22 +80,28 @@ pub(super) struct Met {
     at: Instant,
     /// It took the request.
     asked: bool,
-    /// Its daemon may be restarting, and is then asked again.
-    may_return: bool,
+    /// By when polls will have said whether it is away; `None`: it is not asked again, be it restarted.
+    known_by: Option<Instant>,
 }
 
 impl Met {
     /// One that has come up since is another.
     pub(super) fn is(&self, view: &NodeView) -> bool {
         let has_returned = if self.asked { view.came_up_since(self.at) } else { view.seen_since(self.at) };
-        self.name == view.node.name && !(self.may_return && has_returned)
+        self.name == view.node.name && !(self.known_by.is_some() && has_returned)
+    }
+
+    /// It is not asked again, whatever becomes of it.
+    pub(super) fn is_for_good(&self, view: &NodeView) -> bool {
+        self.name == view.node.name && self.known_by.is_none()
     }
 
     /// For how long to wait until polls have said whether it is away or there.
     pub(super) fn undecided_for(&self, fleet: &Fleet) -> Option<Duration> {
         let view = fleet.nodes.iter().find(|view| view.node.name == self.name)?;
-        let is_open = self.may_return && !view.seen_since(self.at);
-        is_open.then(|| NOTICED.saturating_sub(self.at.elapsed())).filter(|time| !time.is_zero())
+        let is_open = view.reachable() && !view.seen_since(self.at);
+        let time = self.known_by.filter(|_| is_open)?.saturating_duration_since(Instant::now());
+        (!time.is_zero()).then_some(time)
     }
 }
 
@@ -128,10 +136,8 @@ impl Default for Round {
     }
 }
 
-/// Times that a request goes to a node again that was not there, or broke off and was restarted.
+/// Times that a request goes to a node again that was not there. One that broke off over it gets it once more.
 const RETURNS: usize = 2;
-/// A node that is not there any more is known to be down by then.
-const NOTICED: Duration = Duration::from_secs(5);
 /// Nodes that may break off over one request before the next is spared.
 const MOST_BROKEN: u32 = 3;
 /// When a client may try again whose model was not there in time.
@@ -177,7 +183,9 @@ impl Work {
         loop {
             let granted = match self.kind {
                 // Counting tokens reads the model's files, and needs neither its weights nor a place.
-                Inference::Tokenize if !round.wants_load => self.any_node(&round).map_err(Denied::Refused),
+                Inference::Tokenize if !round.wants_load => {
+                    self.any_node(&round, deadline).await.map_err(Denied::Refused)
+                }
                 _ => self.seat(&round, deadline).await,
             };
             let Granted { view, seat, waited, cold } = match granted {
@@ -259,14 +267,23 @@ impl Work {
         } else {
             // A node that is there and refuses is no reason to load the model on every other.
             round.may_load &= round.broke || is_gone;
-            let name = &view.node.name;
-            let before = round.met.iter().filter(|met| met.name == *name).count();
-            let may_return =
-                round.broke && before < RETURNS && !self.gateway.config.load().node_return.is_zero();
-            round.met.push(Met { name: name.clone(), at: Instant::now(), asked, may_return });
+            let known_by = self.returns(round, view, asked).then(|| self.known_by());
+            round.met.push(Met { name: view.node.name.clone(), at: Instant::now(), asked, known_by });
             view.node.poke();
         }
         round.last = Some(refusal);
+    }
+
+    /// Whether the node gets the request again, where it was only restarted.
+    fn returns(&self, round: &Round, view: &NodeView, asked: bool) -> bool {
+        let mut before = round.met.iter().filter(|met| met.name == view.node.name);
+        let is_on = !self.gateway.config.load().node_return.is_zero();
+        round.broke && is_on && before.clone().count() < RETURNS && !(asked && before.any(|met| met.asked))
+    }
+
+    /// When a node that is not there any more is known to be down: after two polls, and some.
+    fn known_by(&self) -> Instant {
+        Instant::now() + self.gateway.config.load().poll_interval * 2 + Duration::from_secs(2)
     }
 
     fn denied(&self, denied: Denied, round: &mut Round) -> Refusal {
@@ -332,34 +349,55 @@ impl Work {
         if !round.may_load {
             nodes.retain(|view| find(view, &self.target.model).is_some_and(|found| found.info.can_serve()));
         }
+        if !nodes.is_empty() {
+            return Ok(Routed::Nodes(nodes));
+        }
         let fleet = self.gateway.fleet.now();
-        let undecided = round.met.iter().filter_map(|met| met.undecided_for(&fleet)).max();
-        match (nodes.is_empty(), undecided) {
-            (false, _) => Ok(Routed::Nodes(nodes)),
-            (true, Some(time)) => Ok(Routed::Wait(time)),
-            (true, None) => Err(Refusal::unavailable("no_node", "no neuron could serve the request", RETRY)),
+        match self.returns_in(&fleet, &round.met) {
+            Some(time) => Ok(Routed::Wait(time)),
+            None => Err(Refusal::unavailable("no_node", "no neuron could serve the request", RETRY)),
         }
     }
 
+    /// A daemon that is restarted is worth waiting for; whether one is may have to show yet.
+    pub(super) fn returns_in(&self, fleet: &Fleet, met: &[Met]) -> Option<Duration> {
+        let patience = self.gateway.config.load().node_return;
+        let is_out = |view: &NodeView| met.iter().any(|met| met.is_for_good(view));
+        returns_in(fleet, &self.target.model, self.target.catalogued, patience, is_out)
+            .or_else(|| met.iter().filter_map(|met| met.undecided_for(fleet)).max())
+    }
+
     /// The first of the preferred nodes, with a seat that counts for nothing but being there.
-    fn any_node(&mut self, round: &Round) -> Result<Granted, Refusal> {
-        let (routed, arm, considered) = route(self, &round.met)?;
-        self.decided(arm, considered);
-        match self.but_for(routed, round)? {
-            // Servers that speak OpenAI cannot.
-            Routed::Nodes(mut nodes) => match nodes.iter().position(|view| counts(&view.node)) {
-                Some(first) => {
-                    let (view, seat) = (nodes.swap_remove(first), Seat::aside());
-                    Ok(Granted { view, seat, waited: Duration::ZERO, cold: None })
-                }
-                None => {
-                    let id = &self.target.model.id;
-                    let message = format!("{id} is at an upstream, and none of those counts tokens");
-                    Err(Refusal::new(StatusCode::NOT_IMPLEMENTED, "not_supported", message))
-                }
-            },
-            Routed::Wait(_) => {
-                Err(Refusal::unavailable("no_node", "no neuron could serve the request", RETRY))
+    async fn any_node(&mut self, round: &Round, deadline: Instant) -> Result<Granted, Refusal> {
+        let mut changes = self.gateway.fleet.changes();
+        loop {
+            changes.borrow_and_update();
+            let (routed, arm, considered) = route(self, &round.met)?;
+            self.decided(arm, considered);
+            let time = match self.but_for(routed, round)? {
+                Routed::Nodes(nodes) => return self.that_counts(nodes),
+                Routed::Wait(time) => time,
+            };
+            // Never an error: the sender is the fleet.
+            let _changed =
+                tokio::time::timeout_at(deadline.min(Instant::now() + time), changes.changed()).await;
+            if Instant::now() >= deadline {
+                return Err(Refusal::unavailable("no_node", "no neuron could serve the request", RETRY));
+            }
+        }
+    }
+
+    fn that_counts(&self, mut nodes: Vec<Arc<NodeView>>) -> Result<Granted, Refusal> {
+        // Servers that speak OpenAI cannot.
+        match nodes.iter().position(|view| counts(&view.node)) {
+            Some(first) => {
+                let (view, seat) = (nodes.swap_remove(first), Seat::aside());
+                Ok(Granted { view, seat, waited: Duration::ZERO, cold: None })
+            }
+            None => {
+                let id = &self.target.model.id;
+                let message = format!("{id} is at an upstream, and none of those counts tokens");
+                Err(Refusal::new(StatusCode::NOT_IMPLEMENTED, "not_supported", message))
             }
         }
     }

@@ -4,7 +4,7 @@ use super::acquire::Work;
 use super::foreign::{Foreign, Outgoing, TRANSLATION_FAILED, Unread};
 use super::recognise::Inference;
 use crate::config::Defaults;
-use crate::fleet::{Assumption, Node, Seat};
+use crate::fleet::{Assumption, Node, NodeView, Seat};
 use crate::refusal::{LONGEST_RETRY, Refusal};
 use crate::sse::Framer;
 use crate::upstream::{Body, UpstreamError};
@@ -180,11 +180,12 @@ async fn while_up<T>(
     node: &Arc<Node>,
     exchange: impl Future<Output = Result<T, UpstreamError>>,
 ) -> Result<T, UpstreamError> {
-    let fleet = &work.gateway.fleet;
+    let (fleet, begun) = (&work.gateway.fleet, Instant::now());
+    let is_at_work = |view: &NodeView| (view.reachable() || view.is_ending()) && !view.came_up_since(begun);
     let mut changes = fleet.changes();
     let down = async {
         // A node that has left the configuration is not polled, and what it was asked may end.
-        while fleet.now().view(node).is_none_or(|view| view.reachable() || view.is_closed) {
+        while fleet.now().view(node).is_none_or(|view| is_at_work(view)) {
             // Never an error: the sender is the fleet.
             let _changed = changes.changed().await;
         }
@@ -280,6 +281,8 @@ fn refused(status: StatusCode, headers: &HeaderMap, body: Bytes) -> Failed {
     // A missing model is the gateway's to mend, and a node's own 401 is the operator's, not the client's.
     match (status, code) {
         (StatusCode::NOT_FOUND, "model_not_found") => Failed::Elsewhere(refusal),
+        // Its daemon ends, and did not begin with this.
+        (StatusCode::SERVICE_UNAVAILABLE, "shutting_down") => Failed::Broke { refusal, asked: false },
         (StatusCode::UNAUTHORIZED | StatusCode::FORBIDDEN, _) => Failed::Elsewhere(Refusal::unavailable(
             "node_refused",
             "the node does not accept this gateway's token",

@@ -5,7 +5,7 @@ use super::now_ms;
 use super::story::Considered;
 use crate::decide::{Arm, Asked};
 use crate::facts::{NodeFacts, RequestFacts, state};
-use crate::fleet::{Fleet, NodeView, Routed, back_in, facts, returns_in, why_nobody};
+use crate::fleet::{Fleet, NodeView, Routed, back_in, facts, why_nobody};
 use crate::policy::{self, Decision, RouteRequest};
 use crate::refusal::Refusal;
 use http::StatusCode;
@@ -21,13 +21,8 @@ const BRIDGED: Duration = Duration::from_secs(4);
 /// `met`: nodes that have failed the request. Asks the routing policy, or the built-in where there is none or it fails; says whose decision it was.
 pub(super) fn route(work: &Work, met: &[Met]) -> Result<(Routed, Arm, Option<Considered>), Refusal> {
     let (fleet, config) = (work.gateway.fleet.now(), work.gateway.config.load());
-    // A daemon that is restarted is worth waiting for; whether one is may have to show yet.
-    let returns_in = || {
-        returns_in(&fleet, &work.target.model, work.target.catalogued, config.node_return)
-            .or_else(|| met.iter().filter_map(|met| met.undecided_for(&fleet)).max())
-    };
     if !fleet.nodes.iter().any(|view| view.reachable()) {
-        if let Some(time) = returns_in() {
+        if let Some(time) = work.returns_in(&fleet, met) {
             return Ok((Routed::Wait(time), Arm::default(), None));
         }
         let message = if fleet.nodes.is_empty() { "no neuron is configured" } else { "no neuron is up" };
@@ -45,7 +40,7 @@ pub(super) fn route(work: &Work, met: &[Met]) -> Result<(Routed, Arm, Option<Con
         return Ok((Routed::Wait(time), arm, None));
     }
     if !nodes.iter().any(NodeFacts::is_able) && !matches!(decision, Some(Decision::Wait(_))) {
-        if let Some(time) = returns_in() {
+        if let Some(time) = work.returns_in(&fleet, met) {
             return Ok((Routed::Wait(time), arm, None));
         }
         let message = why_nobody(&fleet, &work.target.model, work.target.catalogued);

@@ -97,40 +97,52 @@ async fn a_neuron_that_is_killed_mid_stream() {
     next.await.unwrap();
 }
 
-/// As an upgrade of its package does it.
+/// As an upgrade of its package does it: what it has begun comes to its end, and nobody is refused while it is away.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_neuron_that_is_restarted_under_requests_refuses_nobody() {
     let mut pair = Pair::start();
     pair.until_up().await;
-    assert_eq!(pair.client.post("/v1/chat/completions", &ask(2)).await.status, 200);
+    let whole = |answer: &str| assert!(answer.ends_with("data: [DONE]\n\n"), "{answer}");
+    whole(&pair.client.post("/v1/chat/completions", &ask(2)).await.text());
     let address = pair.neuron_client.base.trim_start_matches("http://").to_owned();
-    let enough = std::sync::Arc::new(std::sync::atomic::AtomicBool::new(false));
-    let clients = (0..4).map(|_| {
+    // A whole answer that takes longer than polls take to miss the neuron.
+    let mut long = ask(150);
+    long["stream"] = false.into();
+    let (client, mut begun) = (pair.client.clone(), tokio::task::JoinSet::new());
+    begun.spawn(async move { client.post("/v1/chat/completions", &long).await });
+    let neuron = pair.neuron_client.clone();
+    let in_flight =
+        async || neuron.get("/health").await.json()["models"][0]["in_flight"].as_u64().unwrap_or(0);
+    until("it has begun", async || in_flight().await == 1).await;
+    let enough = tokio_util::sync::CancellationToken::new();
+    let mut clients = tokio::task::JoinSet::new();
+    for _ in 0..4 {
         let (client, enough) = (pair.client.clone(), enough.clone());
-        async move {
-            let mut answered = 0;
-            while !enough.load(std::sync::atomic::Ordering::Relaxed) {
-                let said = client.post("/v1/chat/completions", &ask(2)).await;
-                assert!(said.text().ends_with("data: [DONE]\n\n"), "after {answered}: {}", said.text());
-                answered += 1;
+        clients.spawn(async move {
+            while !enough.is_cancelled() {
+                whole(&client.post("/v1/chat/completions", &ask(2)).await.text());
             }
-            answered
+        });
+    }
+    let admin = Client::new(&pair.admin_url);
+    let under_way = async || admin.get("/admin/status").await.json()["traffic"]["under_way"].clone();
+    let state = async || admin.get("/admin/status").await.json()["nodes"][0]["state"].clone();
+    for _ in 0..2 {
+        until("others have begun", async || in_flight().await >= 2).await;
+        let mut before = pair.neuron;
+        assert!(tokio::task::spawn_blocking(move || before.terminate()).await.unwrap());
+        while let Some(long) = begun.join_next().await {
+            let long = long.unwrap();
+            assert_eq!(long.status, 200, "{}", long.text());
         }
-    });
-    let restarts = async {
-        let mut running = None;
-        for _ in 0..2 {
-            let before = running.as_mut().unwrap_or(&mut pair.neuron);
-            assert!(tokio::task::block_in_place(|| before.terminate()));
-            running = Some(start_neuron(pair.dir.path(), &address).0);
-            let said = pair.client.post("/v1/chat/completions", &ask(2)).await;
-            assert!(said.text().ends_with("data: [DONE]\n\n"), "{}", said.text());
-        }
-        enough.store(true, std::sync::atomic::Ordering::Relaxed);
-        running
-    };
-    let (answered, _last) = tokio::join!(futures_util::future::join_all(clients), restarts);
-    assert!(answered.iter().all(|&n| n > 1), "{answered:?}");
+        until("it is seen to be gone", async || state().await == "down").await;
+        until("all wait", async || under_way().await == 4).await;
+        let (dir, address) = (pair.dir.path().to_owned(), address.clone());
+        pair.neuron = tokio::task::spawn_blocking(move || start_neuron(&dir, &address).0).await.unwrap();
+        whole(&pair.client.post("/v1/chat/completions", &ask(2)).await.text());
+    }
+    enough.cancel();
+    clients.join_all().await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
