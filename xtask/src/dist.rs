@@ -181,6 +181,10 @@ mod tests {
                 let variant = &manifest["package"]["metadata"][maker]["variants"][&flavour];
                 assert_eq!(variant["name"].as_str().unwrap(), format!("neuron-{flavour}"), "{maker}");
             }
+            for relation in ["conflicts", "replaces"] {
+                let others = manifest["package"]["metadata"]["deb"][relation].as_str().unwrap();
+                assert!(others.split(", ").any(|name| name == format!("neuron-{flavour}")), "{relation}");
+            }
             assert!(asked == all || table.contains(&format!("| `{asked}` |")), "{asked}");
         }
         for other in ["87", "80,90", "", "cuda"] {

@@ -110,6 +110,8 @@ mod tests {
         }
         let mut tried = 0;
         for said in texts.iter().flat_map(|text| text.split("cargo xtask ").skip(1)) {
+            // What a workflow says for each of several.
+            let said = said.replace("\"$kinds\"", "90");
             let said = said.split(['\n', '`', ';', '(', ')']).next().unwrap();
             let is_word = |word: &&str| word.chars().all(|c| c.is_ascii_alphanumeric() || "-,.".contains(c));
             // A comma ends it, or a full stop.
