@@ -5,6 +5,7 @@ use fantoccini::elements::Element;
 use fantoccini::{Client, ClientBuilder, Locator};
 use serde_json::{Value, json};
 use std::net::TcpListener;
+use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::time::Duration;
@@ -26,6 +27,8 @@ impl Browser {
         let port = TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port();
         let mut command = Command::new(program);
         command.arg(format!("--port={port}")).stdout(Stdio::null()).stderr(Stdio::null());
+        // With the browser that it starts.
+        command.process_group(0);
         let Ok(process) = command.spawn() else {
             assert!(std::env::var_os("CORTEX_BROWSER").is_none(), "chromedriver is not on the PATH");
             println!("passed over: chromedriver is not on the PATH (Debian: apt install chromium-driver)");
@@ -150,16 +153,15 @@ impl Browser {
         lines.map(|line| line["message"].as_str().unwrap_or_default().to_owned()).collect()
     }
 
-    pub async fn end(mut self) {
+    pub async fn end(self) {
         let _already_gone = self.page.clone().close().await;
-        let _already_gone = self.process.kill();
-        let _reaped = self.process.wait();
     }
 }
 
 impl Drop for Browser {
     fn drop(&mut self) {
-        let _already_gone = self.process.kill();
+        let group = format!("-{}", self.process.id());
+        let _already_gone = Command::new("kill").args(["-KILL", "--", &group]).status();
         let _reaped = self.process.wait();
     }
 }
