@@ -103,7 +103,10 @@ impl Transcript {
         if self.calls.len() >= CALLS && !self.calls.contains_key(&place) {
             return;
         }
+        let kept: usize = self.calls.values().map(|call| call.arguments.text.len()).sum();
         let call = self.calls.entry(place).or_default();
+        // All of them together are one part.
+        call.arguments.cut |= kept >= MOST;
         if call.name.is_empty() {
             call.name = function["name"].as_str().unwrap_or_default().chars().take(256).collect();
         }
@@ -179,5 +182,12 @@ mod tests {
             (0..99).map(|index| json!({"index": index, "function": {"name": "f"}})).collect();
         transcript.heard(json!({"choices": [{"delta": {"tool_calls": many}}]}).to_string().as_bytes());
         assert_eq!(transcript.calls.len(), CALLS);
+        let long = "x".repeat(MOST);
+        for index in 0..CALLS {
+            let call = json!({"index": index, "function": {"arguments": long}});
+            transcript.heard(json!({"choices": [{"delta": {"tool_calls": [call]}}]}).to_string().as_bytes());
+        }
+        let kept: usize = transcript.calls.values().map(|call| call.arguments.text.len()).sum();
+        assert!(kept <= 2 * MOST && transcript.calls[&9].arguments.cut, "{kept}");
     }
 }
