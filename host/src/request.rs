@@ -14,6 +14,7 @@ pub(crate) mod fuzz;
 mod history;
 mod hygiene;
 mod legacy;
+mod met;
 mod models;
 mod read;
 mod recognise;

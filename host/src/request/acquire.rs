@@ -3,6 +3,7 @@
 use super::admit::ANSWER;
 use super::foreign::{Original, TRANSLATION_FAILED};
 use super::forward::{Failed, LACKS_MODEL, Started, forward};
+use super::met::Met;
 use super::read::Asked;
 use super::recognise::Inference;
 use super::resolve::Target;
@@ -74,37 +75,6 @@ impl Drop for Work {
     }
 }
 
-/// A node that failed the request.
-pub(super) struct Met {
-    name: String,
-    at: Instant,
-    /// It took the request.
-    asked: bool,
-    /// By when polls will have said whether it is away; `None`: it is not asked again, be it restarted.
-    known_by: Option<Instant>,
-}
-
-impl Met {
-    /// One that has come up since is another.
-    pub(super) fn is(&self, view: &NodeView) -> bool {
-        let has_returned = if self.asked { view.came_up_since(self.at) } else { view.seen_since(self.at) };
-        self.name == view.node.name && !(self.known_by.is_some() && has_returned)
-    }
-
-    /// It is not asked again, whatever becomes of it.
-    pub(super) fn is_for_good(&self, view: &NodeView) -> bool {
-        self.name == view.node.name && self.known_by.is_none()
-    }
-
-    /// For how long to wait until polls have said whether it is away or there.
-    pub(super) fn undecided_for(&self, fleet: &Fleet) -> Option<Duration> {
-        let view = fleet.nodes.iter().find(|view| view.node.name == self.name)?;
-        let is_open = view.reachable() && !view.seen_since(self.at);
-        let time = self.known_by.filter(|_| is_open)?.saturating_duration_since(Instant::now());
-        (!time.is_zero()).then_some(time)
-    }
-}
-
 /// What the nodes have said so far.
 struct Round {
     met: Vec<Met>,
@@ -136,8 +106,6 @@ impl Default for Round {
     }
 }
 
-/// Times that a request goes to a node again that was not there. One that broke off over it gets it once more.
-const RETURNS: usize = 2;
 /// Nodes that may break off over one request before the next is spared.
 const MOST_BROKEN: u32 = 3;
 /// When a client may try again whose model was not there in time.
@@ -268,7 +236,7 @@ impl Work {
             // A node that is there and refuses is no reason to load the model on every other.
             round.may_load &= round.broke || is_gone;
             let known_by = self.returns(round, view, asked).then(|| self.known_by());
-            round.met.push(Met { name: view.node.name.clone(), at: Instant::now(), asked, known_by });
+            round.met.push(Met::now(&view.node.name, asked, known_by));
             view.node.poke();
         }
         round.last = Some(refusal);
@@ -276,9 +244,8 @@ impl Work {
 
     /// Whether the node gets the request again, where it was only restarted.
     fn returns(&self, round: &Round, view: &NodeView, asked: bool) -> bool {
-        let mut before = round.met.iter().filter(|met| met.name == view.node.name);
         let is_on = !self.gateway.config.load().node_return.is_zero();
-        round.broke && is_on && before.clone().count() < RETURNS && !(asked && before.any(|met| met.asked))
+        round.broke && is_on && Met::may_be_again(&round.met, &view.node.name, asked)
     }
 
     /// When a node that is not there any more is known to be down: after two polls, and some.

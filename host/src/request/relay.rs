@@ -306,9 +306,10 @@ impl Tidy {
         }
         if chunk.choices.iter().any(says_something) {
             ledger.token();
-            if let Some(transcript) = &mut ledger.transcript {
-                transcript.heard(&data);
-            }
+        }
+        // A refusal too, which is no token.
+        if let Some(transcript) = &mut ledger.transcript {
+            transcript.heard(&data);
         }
         self.complete |= chunk
             .choices

@@ -1,6 +1,7 @@
 //! Facts in, an ordered preference of nodes out.
 
-use super::acquire::{Met, Work};
+use super::acquire::Work;
+use super::met::Met;
 use super::now_ms;
 use super::story::Considered;
 use crate::decide::{Arm, Asked};

@@ -104,6 +104,7 @@ async fn what_was_asked_is_kept_where_it_is_switched_on_and_nowhere_else() {
         json!({"content": "day"}),
         json!({"tool_calls": [{"index": 0, "id": "1", "function": {"name": "look", "arguments": "{\"at\":"}}]}),
         json!({"tool_calls": [{"index": 0, "function": {"arguments": "1}"}}]}),
+        json!({"refusal": "No more."}),
     ]));
     let asked = json!({"model": "m", "max_tokens": 9, "stream": true, "messages": [{"role": "user", "content": "Grüße"}]});
     let said = gateway.client.call("POST", "/v1/messages", &[], asked.to_string()).await;
@@ -113,6 +114,7 @@ async fn what_was_asked_is_kept_where_it_is_switched_on_and_nowhere_else() {
     assert_eq!(told["transcript"]["asked"]["text"], asked.to_string(), "in the client's dialect");
     assert_eq!(told["transcript"]["answered"]["text"], "Good \u{1b}[31mday");
     assert_eq!(told["transcript"]["reasoning"]["text"], "hm");
+    assert_eq!(told["transcript"]["refusal"]["text"], "No more.");
     let call = &told["transcript"]["calls"]["0"];
     assert_eq!((&call["name"], &call["arguments"]["text"]), (&json!("look"), &json!("{\"at\":1}")));
     let output = tokio::task::block_in_place(|| cortex(&["explain", &id, "--url", &gateway.admin.base]));
