@@ -33,7 +33,7 @@ pub use keeper::Keeper;
 pub use listen::{Deaf, Listener};
 pub use load::{Job, JobStatus, LoadFailure, Loads, Why};
 pub use node::{Draining, Node, NodeState, NodeView};
-pub use place::{NodeModel, back_in, find, readiness, returns_in, why_nobody};
+pub use place::{NodeModel, back_in, find, is_coming, readiness, returns_in, why_nobody};
 pub use poll::Pollers;
 pub use prefixes::Conversation;
 pub use queue::Priority;

@@ -31,13 +31,27 @@ const PLANS: usize = 3;
 pub(super) enum NotNow {
     /// What speaks against it will pass: others are in use, or fresh.
     Later(LoadFailure),
+    /// The node went away. `begun`: over this.
+    Gone {
+        failure: LoadFailure,
+        begun: bool,
+    },
     Never(LoadFailure),
 }
 
 impl NotNow {
     pub(super) fn failure(self) -> LoadFailure {
         match self {
-            Self::Later(failure) | Self::Never(failure) => failure,
+            Self::Later(failure) | Self::Gone { failure, .. } | Self::Never(failure) => failure,
+        }
+    }
+
+    /// What follows from an error that is no refusal.
+    pub(super) fn over(error: &UpstreamError, failure: LoadFailure) -> Self {
+        match error {
+            UpstreamError::Connect { .. } => Self::Gone { failure, begun: false },
+            UpstreamError::Broken(_) => Self::Gone { failure, begun: true },
+            _ => Self::Never(failure),
         }
     }
 }
@@ -265,7 +279,7 @@ async fn take_off(
         // Somebody else was faster.
         Err(UpstreamError::Status { status: StatusCode::NOT_FOUND, .. }) => {}
         Err(UpstreamError::Status { status: StatusCode::CONFLICT, body }) => return Err(refused(body)),
-        Err(error) => return Err(NotNow::Never(failure(error.to_string()))),
+        Err(error) => return Err(NotNow::over(&error, failure(error.to_string()))),
     }
     let config = loads.config.load();
     node.usage(config.catalogue.id_of(name)).unloaded();

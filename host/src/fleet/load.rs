@@ -1,5 +1,6 @@
 //! Loading a model: one job however many wait, which outlives any one of them.
 
+mod gone;
 mod limit;
 mod on_node;
 pub(super) mod refused;
@@ -14,6 +15,7 @@ use crate::decide::Decider;
 use crate::metrics::Metrics;
 use arc_swap::ArcSwap;
 use futures_util::future::select_all;
+use gone::Gone;
 use http::StatusCode;
 use neuron_protocol::LoadProgress;
 use serde::Serialize;
@@ -222,10 +224,14 @@ impl Loads {
 
     /// Tries one node after the other, for as long as nothing speaks against it but that others are in use.
     async fn run(&self, job: &Job, model: &Model, nodes: Vec<Arc<Node>>) -> Result<(), NotNow> {
-        let (mut nodes, mut never) = (nodes, Vec::<Arc<Node>>::new());
+        let (mut nodes, mut never, mut gone) = (nodes, Vec::<Arc<Node>>::new(), Gone::default());
         loop {
             let (mut later, mut last) = (None, None);
             for node in &nodes {
+                if let Some(failure) = gone.still(&self.fleet.now(), node) {
+                    later = Some(failure);
+                    continue;
+                }
                 if let Some(failure) = node.usage(&model.id).held_by().filter(|_| job.why != Why::Operator) {
                     last = Some(failure);
                     continue;
@@ -234,6 +240,18 @@ impl Loads {
                 match self.load_on(job, node, model, nodes.len() > 1).await {
                     Ok(()) => return Ok(()),
                     Err(NotNow::Later(failure)) => later = Some(failure),
+                    Err(NotNow::Gone { failure, begun })
+                        if self.waits_for_returns(job) && gone.note(node, &failure, begun) =>
+                    {
+                        later = Some(failure);
+                    }
+                    Err(NotNow::Gone { failure, begun }) => {
+                        if begun {
+                            node.usage(&model.id).load_failed(&failure);
+                        }
+                        never.push(node.clone());
+                        last = Some(failure);
+                    }
                     Err(NotNow::Never(failure)) if !failure.elsewhere => return Err(NotNow::Never(failure)),
                     Err(NotNow::Never(failure)) => {
                         never.push(node.clone());
@@ -247,7 +265,8 @@ impl Loads {
             if job.why != Why::Demand || job.desk.waiting() == 0 {
                 return Err(NotNow::Later(later));
             }
-            job.is_at(None, "waiting for room");
+            let is_away = nodes.iter().all(|node| gone.still(&self.fleet.now(), node).is_some());
+            job.is_at(None, if is_away { "waiting for a node to return" } else { "waiting for room" });
             // Short requests fall idle all the time.
             tokio::time::sleep(PAUSE).await;
             let idle = nodes.iter().map(|node| Box::pin(node.signals.idle.notified()));
@@ -260,6 +279,11 @@ impl Loads {
             now.retain(|node| !never.iter().any(|said| Arc::ptr_eq(said, node)));
             nodes = if now.is_empty() { nodes } else { now };
         }
+    }
+
+    /// Whoever waits leaves by themselves when a node has been away for too long (`place::returns_in`).
+    fn waits_for_returns(&self, job: &Job) -> bool {
+        job.why == Why::Demand && !self.config.load().node_return.is_zero()
     }
 
     fn lock(&self) -> MutexGuard<'_, HashMap<String, Arc<Job>>> {

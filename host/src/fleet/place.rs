@@ -22,6 +22,24 @@ pub fn find<'a>(view: &'a NodeView, model: &Model) -> Option<NodeModel<'a>> {
     found.map(|info| NodeModel { info })
 }
 
+/// The node brings it there by itself: it loads it, or says that it will.
+pub fn is_coming(view: &NodeView, model: &Model) -> bool {
+    use ModelStatus::{Loading, Recovering, Reloading};
+    let is_under_way = |info: &ModelInfo| matches!(info.status, Loading | Reloading | Recovering);
+    find(view, model).is_some_and(|found| is_under_way(found.info)) || is_preloaded(view, model)
+}
+
+/// It is one of those that the daemon loads at start, and has not been yet.
+fn is_preloaded(view: &NodeView, model: &Model) -> bool {
+    let activation = &view.health.activation;
+    let mut ahead = activation.pending.iter().chain(&activation.in_progress).peekable();
+    // Hardly ever is there one.
+    ahead.peek().is_some() && {
+        let node_id = model.node_id();
+        ahead.any(|name| *name == node_id || *name == model.id)
+    }
+}
+
 /// How ready the node is for the model, as `facts::state` numbers it. `catalogued` models alone may be loaded.
 pub fn readiness(view: &NodeView, model: &Model, catalogued: bool, loading: bool) -> u32 {
     let names = Names::of(model);
@@ -55,7 +73,7 @@ pub(super) fn ready(
         Some(ModelInfo { status: Parked, .. }) if catalogued => return state::PARKED,
         Some(ModelInfo { status: Unloaded | Parked, .. }) | None => {}
     }
-    if loading {
+    if loading || is_preloaded(view, model) {
         return state::LOADING;
     }
     if !catalogued || !model.allowed_on(&view.node.name) || !view.discovery.harnesses.contains(&model.harness)
@@ -143,6 +161,7 @@ pub fn returns_in(
 ) -> Option<Duration> {
     let may_serve = |view: &&Arc<NodeView>| {
         find(view, model).is_some_and(|found| found.info.can_serve())
+            || is_coming(view, model)
             || (catalogued && barred_from_it(view, model).is_none() && is_large_enough(view, model))
     };
     let away = fleet.nodes.iter().filter(|view| view.node.draining().is_none() && !is_out(view));

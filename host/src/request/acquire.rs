@@ -14,7 +14,8 @@ use super::trace::Trace;
 use crate::config::Key;
 use crate::decide::Arm;
 use crate::fleet::{
-    Ask, Denied, Fleet, Granted, LoadFailure, Node, NodeView, Priority, Routed, Seat, find, returns_in,
+    Ask, Denied, Fleet, Granted, LoadFailure, Node, NodeView, Priority, Routed, Seat, find, is_coming,
+    returns_in,
 };
 use crate::gateway::Gateway;
 use crate::metrics::Metrics;
@@ -226,13 +227,14 @@ impl Work {
 
     /// What follows from a node's refusal.
     async fn next(&self, round: &mut Round, view: &Arc<NodeView>, refusal: Refusal, asked: bool) {
-        let is_gone = refusal.code == "model_not_found" && self.target.catalogued;
-        // Unloaded behind the gateway's back, or its files were never there: once more, with a load.
-        if is_gone && !round.looked_again.contains(&view.node.name) {
+        let is_gone = matches!(refusal.code.as_str(), "model_not_found" | "model_loading");
+        // Unloaded behind the gateway's back, or the daemon is another, or its files were never there: once more, with
+        // a load.
+        if is_gone && !round.looked_again.contains(&view.node.name) && self.will_be_there(view).await {
             round.looked_again.push(view.node.name.clone());
             round.wants_load = true;
-            self.gateway.loads.refresh(&view.node).await;
         } else {
+            let is_gone = is_gone && self.target.catalogued;
             // A node that is there and refuses is no reason to load the model on every other.
             round.may_load &= round.broke || is_gone;
             let known_by = self.returns(round, view, asked).then(|| self.known_by());
@@ -240,6 +242,14 @@ impl Work {
             view.node.poke();
         }
         round.last = Some(refusal);
+    }
+
+    /// Looks at the node that lacks the model: one that is not the catalogue's is there again where the node loads it by
+    /// itself.
+    async fn will_be_there(&self, view: &Arc<NodeView>) -> bool {
+        self.gateway.loads.refresh(&view.node).await;
+        let (fleet, model) = (self.gateway.fleet.now(), &self.target.model);
+        self.target.catalogued || fleet.view(&view.node).is_some_and(|now| is_coming(now, model))
     }
 
     /// Whether the node gets the request again, where it was only restarted.

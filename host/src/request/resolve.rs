@@ -2,7 +2,7 @@
 
 use super::read::Asked;
 use crate::config::{Key, Model, Resolved, nearest};
-use crate::fleet::find;
+use crate::fleet::{NodeView, find, is_coming};
 use crate::gateway::Gateway;
 use crate::refusal::Refusal;
 use http::StatusCode;
@@ -29,7 +29,8 @@ pub(super) fn resolve(gateway: &Gateway, key: &Key, asked: &Asked) -> Result<Tar
     };
     let fleet = gateway.fleet.now();
     let model = Model::uncatalogued(&id);
-    if fleet.nodes.iter().any(|view| find(view, &model).is_some_and(|found| found.info.can_serve())) {
+    let has = |view: &NodeView| find(view, &model).is_some_and(|found| found.info.can_serve());
+    if fleet.nodes.iter().any(|view| has(view) || is_coming(view, &model)) {
         return Ok(Target { model, catalogued: false, label: id });
     }
     Err(unknown(gateway, key, &asked.model))

@@ -32,6 +32,7 @@ mod pair;
 mod rawnodes;
 mod reload;
 mod requests;
+mod restarts;
 mod samples;
 mod scripted;
 mod shutdown;

@@ -71,12 +71,14 @@ impl Loads {
                 tracing::info!(node = name, model = id, seconds = took.as_secs_f64(), "loaded");
                 self.chronicle.add(What::Loaded, id, name, why.name().to_owned(), Some(took.as_secs_f64()));
             }
-            Err(NotNow::Later(failure)) => {
+            Err(NotNow::Later(failure) | NotNow::Gone { failure, begun: false }) => {
                 tracing::debug!(node = name, model = id, %failure, "not now");
             }
-            Err(NotNow::Never(failure)) => {
-                // What is wrong with the model itself is found out quickly, and may be mended at any time.
-                if failure.status.is_server_error() && failure.code != "insufficient_vram" {
+            Err(NotNow::Gone { failure, .. } | NotNow::Never(failure)) => {
+                // What is wrong with the model itself is found out quickly, and may be mended at any time; a daemon
+                // that is restarted is another.
+                let is_over = matches!(outcome, Err(NotNow::Never(_)));
+                if is_over && failure.status.is_server_error() && failure.code != "insufficient_vram" {
                     usage.load_failed(failure);
                 }
                 self.metrics.loads.with_label_values(&[id, name, "failed"]).inc();
@@ -120,13 +122,13 @@ impl Loads {
         let Err(error) = self.request(node, model, devices).await else { return Ok(()) };
         let refusal = refused::failure(node, model, &error);
         // The catalogue says too little of what the model takes, or nothing: the node knows.
-        let Some(need) = refused::need(&error) else { return Err(NotNow::Never(refusal)) };
+        let Some(need) = refused::need(&error) else { return Err(NotNow::over(&error, refusal)) };
         match make_room(self, job, node, model, need).await {
             Ok(devices) => {
                 let again = self.request(node, model, devices).await;
-                again.map_err(|error| NotNow::Never(refused::failure(node, model, &error)))
+                again.map_err(|error| NotNow::over(&error, refused::failure(node, model, &error)))
             }
-            Err(later @ NotNow::Later(_)) => Err(later),
+            Err(passes @ (NotNow::Later(_) | NotNow::Gone { .. })) => Err(passes),
             Err(NotNow::Never(failure)) => {
                 tracing::debug!(node = node.name, model = model.id, %failure, "no room after its refusal");
                 Err(NotNow::Never(refusal))

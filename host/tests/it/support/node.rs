@@ -7,8 +7,8 @@ use axum::response::Response;
 use axum::{Json, Router, routing};
 use futures_util::StreamExt;
 use neuron_protocol::{
-    Device, DeviceCondition, DeviceHealth, Discovery, Health, LoadRequest, ModelInfo, ModelStatus,
-    UnloadRequest,
+    Activation, Device, DeviceCondition, DeviceHealth, Discovery, Health, LoadRequest, ModelInfo,
+    ModelStatus, UnloadRequest,
 };
 use serde_json::{Value, json};
 use std::collections::VecDeque;
@@ -16,6 +16,7 @@ use std::net::SocketAddr;
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 use tokio::sync::mpsc;
+use tokio_util::sync::CancellationToken;
 
 /// What an inference call gets.
 #[derive(Clone)]
@@ -87,6 +88,9 @@ pub struct Inner {
     pub watched: u32,
     /// Calls of `/health` that run, and the most that ran at once.
     pub asking: (u32, u32),
+    /// What it says that it will load by itself.
+    pub activation: Activation,
+    stopped: CancellationToken,
 }
 
 impl Inner {
@@ -106,7 +110,7 @@ impl Inner {
 pub struct TestNode {
     pub inner: Arc<Mutex<Inner>>,
     pub address: SocketAddr,
-    stop: Arc<tokio_util::sync::CancellationToken>,
+    stop: CancellationToken,
 }
 
 pub fn info(id: &str, mb: u64) -> ModelInfo {
@@ -148,14 +152,21 @@ pub fn ending(model: &str) -> Vec<String> {
 
 impl TestNode {
     pub async fn start() -> Self {
+        Self::start_at("127.0.0.1:0").await
+    }
+
+    /// In the place of one that was killed.
+    pub async fn start_at(address: &str) -> Self {
+        let stop = CancellationToken::new();
         let inner = Arc::new(Mutex::new(Inner {
+            stopped: stop.clone(),
             devices: 1,
             called: "test".into(),
             total_mb: 1000,
             model_mb: 300,
             ..Inner::default()
         }));
-        let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let listener = tokio::net::TcpListener::bind(address).await.unwrap();
         let address = listener.local_addr().unwrap();
         let router = Router::new()
             .route("/discovery", routing::get(discovery))
@@ -170,7 +181,6 @@ impl TestNode {
             .route("/defrag", routing::post(defrag))
             .fallback(infer)
             .with_state(inner.clone());
-        let stop = Arc::new(tokio_util::sync::CancellationToken::new());
         let ended = stop.clone();
         let server = async move {
             tokio::select! {
@@ -199,7 +209,7 @@ impl TestNode {
         self
     }
 
-    /// Answers nothing any more; connections that are open break.
+    /// Answers nothing any more; loads that are under way break off.
     pub fn kill(&self) {
         self.stop.cancel();
     }
@@ -255,7 +265,8 @@ async fn health(State(inner): Shared) -> Response {
         ..DeviceHealth::default()
     };
     let devices = (0..inner.devices).map(device).collect();
-    let health = Health { uptime_secs: 1, devices, ..Health::default() };
+    let activation = inner.activation.clone();
+    let health = Health { uptime_secs: 1, devices, activation, ..Health::default() };
     whole(200, &serde_json::to_value(health).unwrap())
 }
 
@@ -275,7 +286,7 @@ async fn listed(State(inner): Shared) -> Response {
 
 /// Takes the memory at once, as a real one does, and is loaded after `load_takes`.
 async fn load(State(inner): Shared, Json(request): Json<LoadRequest>) -> Response {
-    let takes = {
+    let (takes, stopped) = {
         let mut inner = inner.lock().unwrap();
         inner.loads.push(request.clone());
         let there = inner.models.iter().any(|m| m.id == request.model_id);
@@ -291,9 +302,12 @@ async fn load(State(inner): Shared, Json(request): Json<LoadRequest>) -> Respons
             let begun = info_on(&request.model_id, inner.model_mb, &devices);
             inner.models.push(ModelInfo { status: ModelStatus::Loading, ..begun });
         }
-        inner.load_takes
+        (inner.load_takes, inner.stopped.clone())
     };
-    tokio::time::sleep(takes).await;
+    tokio::select! {
+        () = tokio::time::sleep(takes) => {}
+        () = stopped.cancelled() => return sse(Vec::new(), true),
+    }
     let mut inner = inner.lock().unwrap();
     if let Some((status, error)) = inner.load_error.clone() {
         return whole(status, &error);

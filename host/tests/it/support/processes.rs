@@ -215,6 +215,6 @@ pub fn node(args: &[&str], url: &str) -> Command {
     command
 }
 
-fn root() -> PathBuf {
+pub fn root() -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join("..")
 }
