@@ -1,6 +1,6 @@
 //! The command line.
 
-use std::{net::SocketAddr, path::PathBuf};
+use std::{net::SocketAddr, path::PathBuf, sync::LazyLock};
 
 use clap::{Parser, Subcommand};
 
@@ -13,13 +13,25 @@ const EXIT: &str = "Exit status:
 
 /// The daemon on each machine that runs models.
 #[derive(Debug, Parser)]
-#[command(version, after_help = EXIT)]
+#[command(version, long_version = long_version(), after_help = EXIT)]
 pub struct Cli {
     /// Answer in JSON, for programs.
     #[arg(long, global = true)]
     pub json: bool,
     #[command(subcommand)]
     pub command: Command,
+}
+
+/// `--version`: also which GPUs this build is for, since there is a package for each.
+fn long_version() -> &'static str {
+    static TEXT: LazyLock<String> = LazyLock::new(|| {
+        let kernels = match neuron_cuda::compiled_for() {
+            Some(all) => format!("kernels for GPUs of compute capability {}", all.replace(',', ", ")),
+            None => "no kernels for GPUs".to_owned(),
+        };
+        format!("{}\n{kernels}", env!("CARGO_PKG_VERSION"))
+    });
+    &TEXT
 }
 
 /// What to do.

@@ -63,6 +63,10 @@ impl Gpus {
                 };
                 let usable: Vec<Gpu> =
                     all.into_iter().filter(|found| found.unusable.is_none()).map(of).collect();
+                // Where there is none, that is said where GPUs are looked for.
+                why.iter()
+                    .filter(|_| !usable.is_empty())
+                    .for_each(|why| tracing::warn!(why, "a GPU is left out"));
                 let none = if why.is_empty() { "the driver shows no GPU".to_owned() } else { why.join("; ") };
                 let reason = usable.is_empty().then_some(none);
                 (usable, reason)

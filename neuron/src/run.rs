@@ -71,6 +71,11 @@ fn read(mut editor: DefaultEditor) -> (DefaultEditor, rustyline::Result<String>)
     (editor, line)
 }
 
+/// A model's words do not steer the terminal.
+fn plain(text: &str) -> String {
+    text.replace(|c: char| c.is_control() && !matches!(c, '\n' | '\t'), "\u{fffd}")
+}
+
 fn request(path: &str, body: &Value) -> anyhow::Result<Request<Body>> {
     Ok(Request::post(path).header("content-type", "application/json").body(Body::from(body.to_string()))?)
 }
@@ -117,7 +122,7 @@ async fn answer(server: &Server, session: &mut Session, interrupt: &mut Signal) 
         while let Some(end) = held.windows(2).position(|pair| pair == b"\n\n") {
             let event: Vec<u8> = held.drain(..end + 2).collect();
             let text = session.told(&event[..end]);
-            out.write_all(text.shown.as_bytes())?;
+            out.write_all(plain(&text.shown).as_bytes())?;
             said += &text.said;
         }
         out.flush()?;

@@ -9,7 +9,7 @@ mod specs;
 mod stage;
 mod tools;
 
-use crate::{cuda, paths, policies, setup, sh};
+use crate::{cuda, model, paths, policies, python, setup, sh};
 use anyhow::{Context, Result, bail};
 use std::path::{Path, PathBuf};
 use std::process::Command;
@@ -51,10 +51,16 @@ pub(crate) fn dir() -> PathBuf {
     paths::artifact("packages")
 }
 
+const SUMS: &str = "SHA256SUMS";
+
 pub(crate) fn run(args: &Args) -> Result<()> {
     let flavour = args.cuda.as_deref().map(flavour).transpose()?;
     if args.check && args.source && args.profile == "dev" {
         bail!("the specs are built by the profiles release and dist");
+    }
+    if args.check {
+        // What the booted Debian chats with.
+        model::ensure(&python::environment()?)?;
     }
     if !args.no_build {
         build(args)?;
@@ -66,6 +72,7 @@ pub(crate) fn run(args: &Args) -> Result<()> {
         Package { name: "cortex", called: "cortex".into(), flavour: None, binary: built("cortex") },
         Package { name: "neuron", called: neuron, flavour, binary: built("neuron") },
     ];
+    is_built_for(args.cuda.as_deref(), &packages[1].binary)?;
     std::fs::create_dir_all(dir()).context("target/packages cannot be made")?;
     let mut made = Vec::new();
     for package in &packages {
@@ -78,7 +85,7 @@ pub(crate) fn run(args: &Args) -> Result<()> {
     if args.source {
         made.extend(source::pack()?);
     }
-    sums(&made)?;
+    sums()?;
     for file in &made {
         println!("{:>9} KiB  {}", std::fs::metadata(file)?.len() >> 10, file.display());
     }
@@ -101,6 +108,19 @@ fn flavour(architectures: &str) -> Result<String> {
         one if CAPABILITIES.contains(&one) => Ok(format!("cuda-{one}")),
         other => bail!("--cuda {other}: all of {}, or one of them", CAPABILITIES.join(",")),
     }
+}
+
+/// With `--no-build` another flavour's may lie there.
+fn is_built_for(architectures: Option<&str>, neuron: &Path) -> Result<()> {
+    let said = sh::output(Command::new(neuron).arg("--version"))?;
+    let wanted = match architectures {
+        Some(all) => format!("kernels for GPUs of compute capability {}", all.replace(',', ", ")),
+        None => "no kernels for GPUs".to_owned(),
+    };
+    if !said.lines().any(|line| line == wanted) {
+        bail!("{} is another flavour: {wanted} are asked for, and it says {said:?}", neuron.display());
+    }
+    Ok(())
 }
 
 fn build(args: &Args) -> Result<()> {
@@ -134,17 +154,26 @@ pub(crate) fn epoch() -> Result<String> {
     Ok(sh::output(&mut git)?.trim().to_owned())
 }
 
-/// SHA256SUMS, as `sha256sum --check` reads it.
-fn sums(files: &[PathBuf]) -> Result<()> {
+/// SHA256SUMS, as `sha256sum --check` reads it, of all that lies there: flavours are made one after the other.
+fn sums() -> Result<()> {
     use sha2::{Digest, Sha256};
+    let mut files: Vec<PathBuf> = Vec::new();
+    for entry in std::fs::read_dir(dir())? {
+        let path = entry?.path();
+        let name = path.file_name().map(|name| name.to_string_lossy().into_owned()).unwrap_or_default();
+        if path.is_file() && name != SUMS {
+            files.push(path);
+        }
+    }
+    files.sort();
     let mut text = String::new();
     for file in files {
-        let digest = Sha256::digest(std::fs::read(file)?);
+        let digest = Sha256::digest(std::fs::read(&file)?);
         let hex: String = digest.iter().map(|byte| format!("{byte:02x}")).collect();
         let name = file.file_name().map(|name| name.to_string_lossy().into_owned()).unwrap_or_default();
         text += &format!("{hex}  {name}\n");
     }
-    Ok(std::fs::write(dir().join("SHA256SUMS"), text)?)
+    Ok(std::fs::write(dir().join(SUMS), text)?)
 }
 
 /// The one file of `dir` whose name ends so and begins with `start`.

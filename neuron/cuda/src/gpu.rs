@@ -33,8 +33,10 @@ use images::IMAGES;
 #[cfg(not(feature = "kernels"))]
 const IMAGES: &[&[u8]] = &[];
 
-/// Compute capabilities that the kernels are compiled for, as `90`, ascending.
-pub(crate) const COMPILED_FOR: Option<&str> = option_env!("NEURON_CUDA_COMPILED_FOR");
+/// Compute capabilities that this build's kernels are compiled for, as `80,90`, ascending; `None` where it has none.
+pub const fn compiled_for() -> Option<&'static str> {
+    if IMAGES.is_empty() { None } else { option_env!("NEURON_CUDA_COMPILED_FOR") }
+}
 
 /// What the driver must know: the kernels are made by this version's compiler.
 const OLDEST_CUDA: i32 = 13_000;
@@ -170,8 +172,7 @@ fn capability(device: sys::CUdevice) -> Result<(u32, u32), Error> {
 
 /// Starts the driver; what this build's kernels are compiled for.
 fn start() -> Result<&'static str, Error> {
-    let compiled_for = COMPILED_FOR.filter(|_| !IMAGES.is_empty());
-    let Some(compiled_for) = compiled_for else {
+    let Some(compiled_for) = compiled_for() else {
         return Err(unavailable(
             "this build of neuron has no CUDA kernels: use one made with `cargo xtask cuda build`",
         ));

@@ -25,7 +25,7 @@ pub use device::{Device, Plain, Recording};
 pub use driver::{Error, ErrorKind, Memory};
 #[cfg(feature = "emulated")]
 pub use emulated::Faults;
-pub use gpu::Found;
+pub use gpu::{Found, compiled_for};
 pub use matrix::{Act, Format, Matrix};
 pub use ranks::{ID_BYTES, Ranks};
 pub use shelf::{Shelf, Shelved};

@@ -12,11 +12,6 @@ const MACROS: &str = "\
 %_unitdir /usr/lib/systemd/system
 %_sysusersdir /usr/lib/sysusers.d
 %_tmpfilesdir /usr/lib/tmpfiles.d
-%sysusers_create() :
-%tmpfiles_create() :
-%systemd_post() :
-%systemd_preun() :
-%systemd_postun_with_restart() :
 ";
 
 /// `profile`: Cargo's.
@@ -40,6 +35,11 @@ pub(super) fn check(profile: &str) -> Result<()> {
             if !files.lines().any(|line| line == path) {
                 bail!("{} has no {path}:\n{files}", made.display());
             }
+        }
+        let mut ask = Command::new("rpm");
+        let scripts = sh::output(ask.args(["-qp", "--nosignature", "--scripts"]).arg(&made))?;
+        if !scripts.contains(&format!("rm -rf /var/cache/{name}")) {
+            bail!("{} leaves its cache behind:\n{scripts}", made.display());
         }
         if name == "neuron" {
             let mut ask = Command::new("rpm");
