@@ -49,10 +49,10 @@ pub fn admin_router(gateway: &Arc<Gateway>) -> Router {
         .route("/admin/requests", get(async |State(gateway): State<Arc<Gateway>>| Json(requests(&gateway))))
         .route("/admin/requests/{id}", get(request))
         .route("/admin/usage", get(async |State(gateway): State<Arc<Gateway>>| Json(usage(&gateway))))
-        .route("/admin/policies", get(async |State(gateway): State<Arc<Gateway>>| Json(policies(&gateway))));
+        .route("/admin/policies", get(async |State(gateway): State<Arc<Gateway>>| Json(policies(&gateway))))
+        .route("/admin/plan-load", post(operate::plan_load));
     let done = Router::new()
         .route("/admin/load", post(operate::load))
-        .route("/admin/plan-load", post(operate::plan_load))
         .route("/admin/unload", post(operate::unload))
         .route("/admin/drain", post(operate::drain))
         .route("/admin/pin", post(operate::pin));
@@ -137,7 +137,7 @@ pub fn status(gateway: &Gateway) -> Value {
     let mut doubts = config.doubts();
     doubts.extend(pinned_too_large(&fleet, &config));
     let reload = gateway.last_reload().map(|outcome| match outcome {
-        Ok(changed) => json!({"ok": true, "changed": changed}),
+        Ok(reloaded) => json!({"ok": true, "changed": reloaded.changed}),
         Err(error) => json!({"ok": false, "error": error.to_string()}),
     });
     json!({

@@ -14,7 +14,7 @@ mod serve;
 mod status;
 mod target;
 
-pub use exit::code;
+pub use exit::{as_json, code};
 
 use clap::{Parser, Subcommand};
 use std::path::PathBuf;
@@ -70,6 +70,18 @@ struct ConfigArg {
     /// cortex.toml
     #[arg(long, default_value = DEFAULT_CONFIG)]
     config: PathBuf,
+}
+
+impl Cli {
+    /// Whether a program reads the answer.
+    pub fn is_for_programs(&self) -> bool {
+        self.json
+    }
+}
+
+/// An error as it is told at a terminal.
+pub fn as_text(error: &anyhow::Error) -> String {
+    screen::shown(&format!("cortex: {error:#}"), &['\n', '\t'])
 }
 
 /// Runs the command. An error's text is for the person who called.

@@ -4,6 +4,7 @@ mod address;
 mod admin;
 mod catalogue;
 mod defaults;
+mod difference;
 mod explain;
 mod keys;
 mod node;
@@ -113,7 +114,7 @@ impl Config {
         env: impl Fn(&str) -> Option<String>,
         vars: impl Iterator<Item = (String, String)>,
     ) -> Result<Self, ConfigError> {
-        let text = read(path).map_err(|e| ConfigError::file(path, &e))?;
+        let text = read(path).map_err(|e| ConfigError::main_file(path, &e))?;
         let raw: raw::File = explain::parse(path, &text)?;
         let vars: Vec<(String, String)> = vars.collect();
         let mut raw = overrides::apply(raw, path, &text, vars.iter().cloned())?;

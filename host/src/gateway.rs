@@ -61,7 +61,7 @@ pub struct Gateway {
     config_path: PathBuf,
     /// Reloads take turns: the watcher and SIGHUP may ask at once.
     reloading: Mutex<()>,
-    last_reload: Mutex<Option<Result<String, ConfigError>>>,
+    last_reload: Mutex<Option<Result<Reloaded, ConfigError>>>,
 }
 
 impl Gateway {
@@ -143,7 +143,8 @@ impl Gateway {
             if old.policies != new.policies {
                 self.policies.configure(new.policies.clone());
             }
-            let changes = old.changes(&new);
+            let (changes, mut lines) = (old.changes(&new), old.differences(&new, &serde_json::Value::Null));
+            lines.truncate(DIFFERENCES);
             // First in force, then followed: a poller that is woken reads it.
             let new = Arc::new(new);
             self.config.store(new.clone());
@@ -155,7 +156,7 @@ impl Gateway {
             for doubt in pinned_too_large(&self.fleet.now(), &new) {
                 tracing::warn!("{doubt}");
             }
-            Some(changes.join(", "))
+            Some(Reloaded { changed: changes.join(", "), lines })
         });
         let mut last = self.last_reload.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
         let label = match &outcome {
@@ -166,8 +167,8 @@ impl Gateway {
                 }
                 return;
             }
-            Ok(Some(changed)) => {
-                tracing::info!(changed, "configuration reloaded");
+            Ok(Some(reloaded)) => {
+                tracing::info!(changed = reloaded.changed, "configuration reloaded");
                 "ok"
             }
             Err(error) if matches!(&*last, Some(Err(old)) if old == error) => return,
@@ -202,9 +203,21 @@ impl Gateway {
     }
 
     /// What the last reload changed or why it failed; `None` before the first.
-    pub fn last_reload(&self) -> Option<Result<String, ConfigError>> {
+    pub fn last_reload(&self) -> Option<Result<Reloaded, ConfigError>> {
         self.last_reload.lock().unwrap_or_else(std::sync::PoisonError::into_inner).clone()
     }
+}
+
+/// Lines of the last reload that are kept.
+const DIFFERENCES: usize = 500;
+
+/// What a reload changed.
+#[derive(Debug, Clone)]
+pub struct Reloaded {
+    /// In a few words.
+    pub changed: String,
+    /// Line by line, as `cortex plan` says it beforehand.
+    pub lines: Vec<String>,
 }
 
 /// What is allowed and may not be meant.

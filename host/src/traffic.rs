@@ -96,12 +96,14 @@ impl Traffic {
         self.shards.iter().map(|shard| lock(shard).len()).sum()
     }
 
-    /// At most `most` of them, the oldest.
+    /// At most `most` of them, the oldest and the newest: those that hang, and those that one has just made.
     pub(crate) fn list(&self, most: usize) -> Vec<UnderwayStatus> {
         let mut all: Vec<Arc<Underway>> =
             self.shards.iter().flat_map(|shard| lock(shard).values().cloned().collect::<Vec<_>>()).collect();
         all.sort_by_key(|underway| underway.arrived);
-        all.truncate(most);
+        if all.len() > most {
+            all.drain(most - most / 2..all.len() - most / 2);
+        }
         all.iter().map(|underway| underway.status()).collect()
     }
 
@@ -191,8 +193,12 @@ mod tests {
         assert_eq!(first["tokens"], 1);
         let phases: Vec<&String> = first["phases"].as_object().unwrap().keys().collect();
         assert_eq!(phases, ["read", "route", "forward"], "what was not entered is left out");
-        assert_eq!(traffic.count(), 2);
+        let _between = traffic.opened(24, "req_24", Instant::now(), 2001);
+        let _newest = traffic.opened(25, "req_25", Instant::now(), 2002);
+        let ids: Vec<String> = traffic.list(2).into_iter().map(|one| one.id).collect();
+        assert_eq!(ids, ["req_7", "req_25"], "the oldest and the newest");
+        assert_eq!(traffic.count(), 4);
         traffic.settled(7, &RequestRecord::default());
-        assert_eq!(traffic.list(9).len(), 1);
+        assert_eq!(traffic.list(9).len(), 3);
     }
 }

@@ -73,7 +73,8 @@ pub(super) async fn load(State(gateway): State<Arc<Gateway>>, body: Bytes) -> An
     Ok(Json(json!({"status": "loaded", "model": model.id, "nodes": places(&gateway, &model)})))
 }
 
-/// `POST /admin/plan-load {model, node?}`: what a load would take on each neuron, and who would leave for it.
+/// `POST /admin/plan-load {model, node?}`: what a load would take on each neuron, who would leave for it, and where it would
+/// be tried first.
 pub(super) async fn plan_load(State(gateway): State<Arc<Gateway>>, body: Bytes) -> Answer {
     let asked: OfModel = parse(&body)?;
     let model = catalogued(&gateway, &asked.model)?;
@@ -81,10 +82,16 @@ pub(super) async fn plan_load(State(gateway): State<Arc<Gateway>>, body: Bytes) 
         Some(name) => vec![view(&gateway, name)?.node.clone()],
         None => gateway.fleet.now().nodes.iter().map(|view| view.node.clone()).collect(),
     };
+    // Nothing is loaded at an upstream: it has a model or not.
+    let fleet = gateway.fleet.now();
+    let has = |node: &Arc<Node>| fleet.view(node).is_some_and(|view| find(view, &model).is_some());
+    let asking = nodes.iter().filter(|node| node.offer().is_none() || has(node));
     // All at once: a slow one holds nobody up.
-    let asking = nodes.iter().filter(|node| node.offer().is_none());
     let foreseen = join_all(asking.map(|node| gateway.loads.foresee(node, &model))).await;
-    Ok(Json(json!({"model": model.id, "nodes": foreseen})))
+    let order = gateway.loads.candidates(&model);
+    let could = |node: &&Arc<Node>| foreseen.iter().any(|one| one.node == node.name && one.outcome.is_load());
+    let first = order.iter().find(could).map(|node| node.name.as_str());
+    Ok(Json(json!({"model": model.id, "first": first, "nodes": foreseen})))
 }
 
 /// `POST /admin/unload {model, node?, drain?}`

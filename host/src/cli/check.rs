@@ -67,7 +67,8 @@ fn print(path: &Path, report: &Report) {
             println!("  policy {}: {kind:?} {version} ({})", policy.name, serving.path.display());
         }
         if let Some(bad) = &policy.refused {
-            println!("  policy {}: refused at {:?}: {}", policy.name, bad.stage, bad.error);
+            let stage = bad.stage.map(|stage| format!(" at {stage}")).unwrap_or_default();
+            println!("  policy {}: refused{stage}: {}", policy.name, bad.error);
         }
     }
     report.notes.iter().for_each(|note| println!("  note: {note}"));

@@ -11,10 +11,17 @@ pub(super) const CODES: &str = "Exit status:
   3  the gateway does not answer
   4  the gateway does not know the admin key, or it may not do this";
 
+pub(super) const NO_ANSWER: u8 = 3;
+
+/// What programs read of an error of [`super::run`].
+pub fn as_json(error: &anyhow::Error) -> serde_json::Value {
+    serde_json::json!({"error": {"message": format!("{error:#}"), "exit_status": code(error)}})
+}
+
 /// The exit status for an error of [`super::run`].
 pub fn code(error: &anyhow::Error) -> u8 {
     if error.chain().any(|cause| cause.is::<UpstreamError>()) {
-        return 3;
+        return NO_ANSWER;
     }
     match error.downcast_ref::<Answered>() {
         Some(answered) if matches!(answered.status.as_u16(), 401 | 403 | 429) => 4,

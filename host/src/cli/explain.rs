@@ -1,5 +1,6 @@
 //! `cortex explain`: one request's story, for a person.
 
+use super::screen::{plain, shown};
 use super::target::Target;
 use serde_json::Value;
 use std::fmt::Write as _;
@@ -23,7 +24,12 @@ pub(super) fn run(args: &Args, json: bool) -> anyhow::Result<()> {
     let record = args.target.get(&format!("/admin/requests/{id}"), LIMIT)?;
     match json {
         true => println!("{}", serde_json::to_string_pretty(&record)?),
-        false => print!("{}", story(&record)),
+        false => {
+            // Its words have lines.
+            let mut told = plain(&record);
+            told["transcript"] = record["transcript"].clone();
+            print!("{}", story(&told));
+        }
     }
     Ok(())
 }
@@ -79,7 +85,7 @@ fn words(out: &mut String, transcript: &Value) -> std::fmt::Result {
         part(out, name, &transcript[name])?;
     }
     for call in transcript["calls"].as_object().into_iter().flat_map(|calls| calls.values()) {
-        part(out, &format!("called {}", shown(text(&call["name"]))), &call["arguments"])?;
+        part(out, &format!("called {}", shown(text(&call["name"]), &[])), &call["arguments"])?;
     }
     Ok(())
 }
@@ -91,15 +97,10 @@ fn part(out: &mut String, name: &str, part: &Value) -> std::fmt::Result {
     }
     let cut = if part["cut"] == true { ", of which the beginning" } else { "" };
     writeln!(out, "{name}, {bytes} bytes{cut}:")?;
-    for line in shown(text(&part["text"])).lines() {
+    for line in shown(text(&part["text"]), &['\n', '\t']).lines() {
         writeln!(out, "    {line}")?;
     }
     Ok(())
-}
-
-/// Whoever wrote it does not write to this terminal.
-fn shown(text: &str) -> String {
-    text.replace(|c: char| c.is_control() && c != '\n' && c != '\t', "\u{fffd}")
 }
 
 fn decided(out: &mut String, at: f64, step: &Value) -> std::fmt::Result {

@@ -3,6 +3,7 @@
 mod files;
 mod look;
 
+use super::screen::shown;
 use crate::config::{Address, Config};
 use anyhow::{Context, bail};
 use look::Found;
@@ -114,7 +115,7 @@ pub(super) fn run(args: &Args, is_json: bool) -> anyhow::Result<()> {
 
 fn told(answers: &Answers, paths: &[PathBuf; 2], config: &Config) {
     for found in &answers.found {
-        println!("{}: {}", found.endpoint, found.said());
+        println!("{}: {}", found.endpoint, shown(&found.said(), &[]));
     }
     println!("\n{} and {} are written.", paths[0].display(), paths[1].display());
     config.doubts().iter().for_each(|doubt| println!("note: {doubt}"));

@@ -1,6 +1,7 @@
 //! `cortex load`, `unload`, `drain` and `pin`: what an operator asks of a running gateway.
 
 use super::print_json;
+use super::screen::shown;
 use super::target::Target;
 use http::Method;
 use serde_json::{Value, json};
@@ -100,11 +101,11 @@ fn ask(target: &Target, path: &str, body: &Value) -> anyhow::Result<Value> {
     target.ask(Method::POST, path, body.to_string().into(), LIMIT)
 }
 
-fn text(value: &Value) -> &str {
-    value.as_str().unwrap_or("-")
+fn text(value: &Value) -> String {
+    shown(value.as_str().unwrap_or("-"), &[])
 }
 
 fn names(value: &Value) -> String {
     let names: Vec<&str> = value.as_array().into_iter().flatten().filter_map(Value::as_str).collect();
-    names.join(", ")
+    shown(&names.join(", "), &[])
 }

@@ -1,5 +1,6 @@
 //! `cortex plan-load`: what loading a model would take, node by node.
 
+use super::screen::plain;
 use super::target::Target;
 use anyhow::bail;
 use http::Method;
@@ -26,7 +27,7 @@ pub(super) fn run(args: &Args, json: bool) -> anyhow::Result<()> {
     let said = args.target.ask(Method::POST, "/admin/plan-load", body.into(), LIMIT)?;
     match json {
         true => println!("{}", serde_json::to_string_pretty(&said)?),
-        false => lines(&said).iter().for_each(|line| println!("{line}")),
+        false => lines(&plain(&said)).iter().for_each(|line| println!("{line}")),
     }
     let nodes = said["nodes"].as_array().map(Vec::as_slice).unwrap_or_default();
     if nodes.iter().all(|node| node["outcome"] == "impossible") {
@@ -44,6 +45,10 @@ fn lines(said: &Value) -> Vec<String> {
     };
     let mut lines = vec![said["model"].as_str().unwrap_or("-").to_owned()];
     lines.extend(nodes.iter().map(line));
+    let others = nodes.len() > 1 && !nodes.iter().any(|node| node["outcome"] == "resident");
+    if let Some(first) = said["first"].as_str().filter(|_| others) {
+        lines.push(format!("  it would be tried on {first} first"));
+    }
     lines
 }
 
@@ -89,6 +94,8 @@ mod tests {
             {"node": "c", "outcome": "impossible", "message": "node c: it is broken"},
             {"node": "d", "outcome": "unknown"},
         ]});
+        let two = json!({"model": "o/m", "first": "b", "nodes": [{"node": "a", "outcome": "fits"}, {"node": "b", "outcome": "unknown"}]});
+        assert_eq!(lines(&two).last().unwrap(), "  it would be tried on b first");
         assert_eq!(
             lines(&said),
             [

@@ -51,7 +51,7 @@ impl Candidate {
         let (report, generation) = check_file(&Self::engine()?, &self.file, &self.settings);
         match (generation, report.refused) {
             (Some(generation), _) => Ok(generation),
-            (None, Some((stage, error))) => bail!("refused at {stage:?}: {error}"),
+            (None, Some((stage, error))) => bail!("refused at {stage}: {error}"),
             (None, None) => bail!("refused"),
         }
     }

@@ -1,4 +1,5 @@
-use super::screen::{self, Colour, paint, sparkline};
+use super::exit;
+use super::screen::{self, Colour, Drawn, paint, plain, sparkline};
 use super::target::Target;
 use serde_json::Value;
 use std::fmt::Write as _;
@@ -8,7 +9,7 @@ use std::time::Duration;
 pub(super) struct Args {
     #[command(flatten)]
     target: Target,
-    /// Again every second, until it is interrupted
+    /// Again every second, until it is interrupted; at a terminal arrows move it and q ends it
     #[arg(long)]
     watch: bool,
 }
@@ -24,16 +25,21 @@ pub(super) fn run(args: &Args, json: bool) -> anyhow::Result<()> {
         let status = ask()?;
         match json {
             true => super::print_json(&status)?,
-            false => print!("{}", table(&status, colours)),
+            false => print!("{}", table(&plain(&status), colours)),
         }
         return Ok(());
     }
     screen::stay(EVERY, || match ask() {
-        // It may come back.
-        Err(error) => format!("{error:#}; trying again\n"),
+        // It may come back. A key that it does not know, or a file that is not there, does not mend itself.
+        Err(error) if exit::code(&error) != exit::NO_ANSWER => Drawn::Over(error),
         // A line each, for programs that follow.
-        Ok(status) if json => format!("{status}\n"),
-        Ok(status) => table(&status, colours) + &lately(&status),
+        Err(error) if json => Drawn::Text(format!("{}\n", exit::as_json(&error))),
+        Err(error) => Drawn::Text(screen::shown(&format!("{error:#}; trying again"), &[]) + "\n"),
+        Ok(status) if json => Drawn::Text(format!("{status}\n")),
+        Ok(status) => {
+            let status = plain(&status);
+            Drawn::Text(table(&status, colours) + &lately(&status))
+        }
     })
 }
 
@@ -162,6 +168,10 @@ fn policy_state(policy: &Value) -> String {
             let sha: String = text(&back_to["sha256"]).chars().take(12).collect();
             format!("rolled back to {} {sha}: {}", text(&back_to["version"]), text(&serving["last"]))
         }
+        // A dialect has no built-in.
+        Some("open" | "half-open") if serving["kind"] == "translation" || serving["kind"] == "upstream" => {
+            format!("serving, though it keeps failing, last: {}", text(&serving["last"]))
+        }
         Some("open") => format!("switched off: {}", text(&serving["last"])),
         Some("half-open") => format!("tried again after: {}", text(&serving["last"])),
         _ if strikes > 0 => format!("serving, {strikes} strikes, last: {}", text(&serving["last"])),
@@ -216,9 +226,17 @@ fn model(model: &Value) -> String {
 
 fn memory(device: &Value) -> String {
     match (device["vram_used_mb"].as_u64(), device["vram_total_mb"].as_u64()) {
-        (Some(used), Some(total)) => format!("{} {used} of {total} MiB", bar(used, total)),
+        (Some(used), Some(total)) => format!("{} {used} of {total} MiB{}", bar(used, total), heat(device)),
         _ => "-".into(),
     }
+}
+
+/// How busy and how warm it is, where the node knows.
+fn heat(device: &Value) -> String {
+    let part = |name: &str, unit: &str| {
+        device[name].as_u64().filter(|&n| n > 0).map(|n| format!(", {n} {unit}")).unwrap_or_default()
+    };
+    part("utilization_pct", "%") + &part("temp_c", "°C")
 }
 
 fn duration(seconds: u64) -> String {
@@ -271,7 +289,7 @@ mod tests {
             "version": "0.1.0", "uptime_secs": 3700, "routing_policy": "affinity", "eviction_policy": "lru",
             "config": {"last_reload": {"ok": false, "error": "cortex.toml:2: unknown field"}},
             "nodes": [
-                {"name": "a", "state": "up", "devices": [{"name": "H200", "vram_used_mb": 1, "vram_total_mb": 9}],
+                {"name": "a", "state": "up", "devices": [{"name": "H200", "vram_used_mb": 1, "vram_total_mb": 9, "utilization_pct": 87, "temp_c": 61}],
                  "models": [{"id": "m", "status": "loaded", "in_flight": 2, "pinned": true}]},
                 {"name": "c", "state": "up", "draining": "operator", "devices": [], "models": []},
                 {"name": "d", "state": "up", "devices": [{"name": "H200", "state": "recovering", "reason": "an illegal address"}], "models": []},

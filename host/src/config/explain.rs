@@ -29,6 +29,15 @@ impl ConfigError {
         Self::says(path, format!("cannot be read: {error}"))
     }
 
+    /// The file that names all others.
+    pub(super) fn main_file(path: &Path, error: &std::io::Error) -> Self {
+        let next = match error.kind() {
+            std::io::ErrorKind::NotFound => "; `cortex init` writes one, and --config names another",
+            _ => "",
+        };
+        Self::says(path, format!("cannot be read: {error}{next}"))
+    }
+
     pub(super) fn says(path: &Path, said: impl Display) -> Self {
         Self { path: path.to_owned(), line: None, said: said.to_string(), nearest: None }
     }
@@ -36,11 +45,21 @@ impl ConfigError {
 
 /// TOML text to `T`, errors with line and nearest key.
 pub(super) fn parse<T: DeserializeOwned>(path: &Path, text: &str) -> Result<T, ConfigError> {
-    toml::from_str(text).map_err(|error| {
+    let wrong = |key: Option<String>, error: &toml::de::Error| {
         let line = error.span().map(|span| 1 + text[..span.start.min(text.len())].matches('\n').count());
-        let said = error.message().to_owned();
-        let nearest = nearest_key(&said);
+        let nearest = nearest_key(error.message());
+        let said = match key {
+            Some(key) => format!("{key}: {}", error.message()),
+            None => error.message().to_owned(),
+        };
         ConfigError { path: path.to_owned(), line, said, nearest }
+    };
+    let source = toml::Deserializer::parse(text).map_err(|error| wrong(None, &error))?;
+    serde_path_to_error::deserialize(source).map_err(|error| {
+        // What is named itself needs no place; else the place is the key: `models[2].vram_mb`.
+        let is_named = error.inner().message().starts_with("unknown field");
+        let key = Some(error.path().to_string()).filter(|key| !is_named && key != ".");
+        wrong(key, error.inner())
     })
 }
 

@@ -47,7 +47,7 @@ pub(super) fn admin_listen(
         let address = address.map_err(|e| ConfigError::says(path, format!("{NAME}={value:?}: {e}")))?;
         return Ok((address, false));
     }
-    let text = std::fs::read_to_string(path).map_err(|e| ConfigError::file(path, &e))?;
+    let text = std::fs::read_to_string(path).map_err(|e| ConfigError::main_file(path, &e))?;
     let table: Table = explain::parse(path, &text)?;
     let tls = table.get("gateway").and_then(|gateway| gateway.get("tls")?.get("admin")?.as_bool());
     let address = match table.get("gateway").and_then(|gateway| gateway.get("admin_listen")) {

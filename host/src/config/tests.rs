@@ -36,9 +36,14 @@ fn errors_name_line_key_and_what_was_meant() {
     check("[gateway]\nlistne = \"x\"", "", &["cortex.toml:2", "listne", "did you mean `listen`"]);
     check("[gatway]\n", "", &["cortex.toml:1", "did you mean `gateway`"]);
     check("[gateway]\nlisten = \"nowhere\"", "", &["cortex.toml:2", "expected IP:PORT or unix:"]);
-    check("[gateway]\nbody_limit_mb = \"a\"", "", &["cortex.toml:2", "invalid type"]);
+    check("[gateway]\nbody_limit_mb = \"a\"", "", &["cortex.toml:2: gateway.body_limit_mb: invalid type"]);
     check("[gateway", "", &["cortex.toml:1"]);
     check(SMALL, "[[models]]\nid = \"a/b\"\nvram = 3", &["models.toml:3", "did you mean `vram_mb`"]);
+    check(
+        SMALL,
+        "[[models]]\nid = \"a/b\"\nvram_mb = \"x\"",
+        &["models.toml:3: models[0].vram_mb: invalid type"],
+    );
     check(SMALL, "[[models]]\nid = \"a/b\"\n[[models]]\nid = \"a/b\"", &["a/b is there twice"]);
     check(
         SMALL,

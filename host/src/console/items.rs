@@ -86,7 +86,7 @@ fn about(gateway: &Gateway, config: &Config, fleet: &Fleet) -> Value {
 
 fn in_force(gateway: &Gateway, config: &Config) -> Value {
     let reload = gateway.last_reload().map(|outcome| match outcome {
-        Ok(changed) => json!({"ok": true, "changed": changed}),
+        Ok(reloaded) => json!({"ok": true, "changed": reloaded.changed, "lines": reloaded.lines}),
         Err(error) => json!({"ok": false, "error": error.to_string()}),
     });
     json!({"files": config.files, "last_reload": reload, "settings": config.settings})

@@ -57,6 +57,13 @@ pub enum Outcome {
     Unknown,
 }
 
+impl Outcome {
+    /// A load would be tried there.
+    pub fn is_load(self) -> bool {
+        matches!(self, Self::Fits | Self::AfterUnloading | Self::Unknown)
+    }
+}
+
 impl Loads {
     /// Looks at the node, asks it what the model takes, and makes the plan that a load would make now.
     pub async fn foresee(&self, node: &Arc<Node>, model: &Model) -> Foreseen {

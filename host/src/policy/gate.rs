@@ -39,6 +39,23 @@ pub enum Stage {
     Prewarm,
 }
 
+impl std::fmt::Display for Stage {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.pad(match self {
+            Self::Read => "read",
+            Self::Component => "component",
+            Self::Imports => "imports",
+            Self::World => "world",
+            Self::Instantiate => "instantiate",
+            Self::Describe => "describe",
+            Self::Configure => "configure",
+            Self::SelfTest => "self-test",
+            Self::Golden => "golden",
+            Self::Prewarm => "prewarm",
+        })
+    }
+}
+
 /// How long a stage took.
 #[derive(Debug, Clone, Serialize)]
 pub struct StageTime {

@@ -244,6 +244,8 @@ impl Generation {
             Judge::Upstream(policy) => policy.session(seed),
             _ => Err(self.wrong_kind()),
         };
+        // A dialect has no built-in: it is asked all the same, and by that it shows when it is well again.
+        let _asked_either_way = self.breaker.allows(Instant::now());
         // Relaxed: a figure for people.
         let number = self.calls.fetch_add(1, Ordering::Relaxed) + 1;
         let session = open();
@@ -257,7 +259,10 @@ impl Generation {
     /// Notes what a session's call took and came to. True where it was a fault.
     pub fn session_call<T>(&self, took: std::time::Duration, outcome: &Result<T, Problem>) -> bool {
         self.observe(took);
-        let Err(Problem::Fault(fault)) = outcome else { return false };
+        let Err(Problem::Fault(fault)) = outcome else {
+            self.went_well();
+            return false;
+        };
         self.count(outcome);
         self.went_wrong(&fault.to_string(), self.calls(), false);
         true
@@ -291,17 +296,15 @@ impl Generation {
         match &answer {
             Ok(Judged { mended: Some(fault), .. }) => self.went_wrong(&fault.to_string(), number, true),
             Err(Problem::Fault(fault)) => self.went_wrong(&fault.to_string(), number, false),
-            _ => {
-                if self.breaker.went_well() {
-                    tracing::info!(
-                        policy = self.name,
-                        sha256 = self.sha256,
-                        "is asked again: its probes went well"
-                    );
-                }
-            }
+            _ => self.went_well(),
         }
         answer.map(|judged| judged.answer)
+    }
+
+    fn went_well(&self) {
+        if self.breaker.went_well() {
+            tracing::info!(policy = self.name, sha256 = self.sha256, "is asked again: its probes went well");
+        }
     }
 
     fn observe(&self, took: std::time::Duration) {

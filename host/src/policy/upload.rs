@@ -22,8 +22,15 @@ pub enum NotTaken {
     NothingBefore(String),
     #[error("it is in the directory, and another version of {0} serves; `cortex status` says why")]
     Overtaken(String),
-    #[error("refused at {:?}: {}", .0.refused.as_ref().map(|r| r.0), .0.refused.as_ref().map_or("", |r| &r.1))]
+    #[error("{}", refused(.0))]
     Refused(Box<GateReport>),
+}
+
+fn refused(report: &GateReport) -> String {
+    match &report.refused {
+        Some((stage, error)) => format!("refused at {stage}: {error}"),
+        None => "refused".to_owned(),
+    }
 }
 
 impl Registry {

@@ -66,7 +66,7 @@ async fn a_policy_that_is_put_is_live_or_refused_with_its_reason() {
     let live = gateway.status().await["policies"][0].clone();
     assert_eq!(live["name"], "affinity");
     let (status, said) = put("affinity", wasm[..wasm.len() / 2].to_vec()).await;
-    assert!(status == 422 && said.contains("Component"), "{said}");
+    assert!(status == 422 && said.contains("refused at component"), "{said}");
     assert_eq!(gateway.status().await["policies"][0]["serving"]["sha256"], live["serving"]["sha256"]);
     for name in ["..%2Fescape", "a%2Fb", ".hidden", &"x".repeat(65)] {
         assert_eq!(put(name, wasm.clone()).await.0, 400, "{name}");

@@ -109,6 +109,52 @@ async fn exit_codes_tell_what_went_wrong() {
         cortex_with(&["pin", "m", "--url", &locked.admin.base], &[("CORTEX_ADMIN_KEY", "nobody's")])
     });
     assert_eq!(said(&output).0, 4);
+    // Neither mends itself.
+    let (code, out, err) = run(&["status", "--watch", "--url", &locked.admin.base, "--json"]);
+    let error: Value = serde_json::from_str(&err).unwrap();
+    assert_eq!((code, out.as_str(), &error["error"]["exit_status"]), (4, "", &4.into()), "{err}");
+    let (code, _, err) = run(&["status", "--watch", "--config", "/nonexistent/cortex.toml"]);
+    assert!(code == 1 && err.contains("cortex init"), "{err}");
+}
+
+/// What nodes and models call themselves is text.
+#[tokio::test(flavor = "multi_thread")]
+async fn nobody_else_writes_to_the_terminal() {
+    const BAD: &str = "x\u{1b}]0;owned\u{7}\u{1b}[2J\r\nNODE\u{202e}";
+    let node = TestNode::start().await;
+    {
+        let mut inner = node.lock();
+        inner.called = BAD.into();
+        inner.models = vec![info(BAD, 300)];
+        inner.load_error =
+            Some((422, serde_json::json!({"error": {"kind": "quant_not_found", "message": BAD}})));
+    }
+    let gateway = TestGateway::start(&[&node], &[], "", "[[models]]\nid = \"m\"\nvram_mb = 5\n").await;
+    let url = gateway.admin.base.clone();
+    let address = node.address.to_string();
+    let dir = tempfile::tempdir().unwrap();
+    let folder = dir.path().display().to_string();
+    gateway
+        .client
+        .post(
+            "/v1/chat/completions",
+            &serde_json::json!({"model": "m", "messages": [{"role": "user", "content": "x"}]}),
+        )
+        .await;
+    let request = gateway.last_request().await["id"].as_str().unwrap().to_owned();
+    for command in [
+        &["status", "--url", &url][..],
+        &["load", "m", "--url", &url],
+        &["plan-load", "m", "--url", &url],
+        &["explain", &request, "--url", &url],
+        &["init", "--yes", "--dir", &folder, "--neuron", &address],
+    ] {
+        let (_, out, err) = run(command);
+        let bad = |c: char| (c.is_control() && c != '\n') || c == '\u{202e}';
+        assert!(!out.contains(bad) && !err.contains(bad), "{command:?}: {out:?} {err:?}");
+        let all = out + &err;
+        assert!(command[0] == "plan-load" || all.contains("x\u{fffd}]0;owned"), "{command:?}: {all:?}");
+    }
 }
 
 #[tokio::test(flavor = "multi_thread")]

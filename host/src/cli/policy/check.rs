@@ -7,7 +7,7 @@ pub(super) fn run(args: &Candidate, json: bool) -> anyhow::Result<()> {
     if json {
         crate::cli::print_json(&report)?;
         return match &report.refused {
-            Some((stage, error)) => bail!("refused at {stage:?}: {error}"),
+            Some((stage, error)) => bail!("refused at {stage}: {error}"),
             None => Ok(()),
         };
     }
@@ -17,7 +17,7 @@ pub(super) fn run(args: &Candidate, json: bool) -> anyhow::Result<()> {
             Some((failed, error)) if *failed == stage.stage => format!("refused: {error}"),
             _ => "ok".into(),
         };
-        println!("  {:<12} {:>9.3} ms  {verdict}", format!("{:?}", stage.stage), stage.micros as f64 / 1e3);
+        println!("  {:<12} {:>9.3} ms  {verdict}", stage.stage, stage.micros as f64 / 1e3);
     }
     match (generation, report.refused) {
         (Some(generation), _) => {
@@ -28,7 +28,7 @@ pub(super) fn run(args: &Candidate, json: bool) -> anyhow::Result<()> {
             }
             Ok(())
         }
-        (None, Some((stage, error))) => bail!("refused at {stage:?}: {error}"),
+        (None, Some((stage, error))) => bail!("refused at {stage}: {error}"),
         (None, None) => bail!("refused"),
     }
 }
