@@ -12,6 +12,13 @@ import * as config from "./config.js";
 const VIEWS = { fleet, models, traffic, policies, playground, config };
 const main = document.getElementById("main");
 let shown;
+let watching = false;
+
+// A fragment would be taken for a view's name.
+document.querySelector(".skip").addEventListener("click", (event) => {
+  event.preventDefault();
+  main.focus();
+});
 
 async function start() {
   let who;
@@ -31,10 +38,13 @@ async function start() {
   state.me = await who.json();
   navigation();
   if (!state.me.roles.includes("viewer")) return only();
-  watch(() => {
-    connection();
-    shown?.update();
-  });
+  if (!watching) {
+    watching = true;
+    watch(() => {
+      connection();
+      shown?.update();
+    });
+  }
   follow((reason) => {
     leave();
     login(reason);
@@ -96,13 +106,23 @@ let heard = true;
 function connection() {
   const at = document.getElementById("state");
   const about = state.items.get("gateway");
-  const text = !state.live ? "connection lost; trying again" : about?.leaving ? "shutting down" : `live, ${state.me.version}`;
+  const text = !state.live ? "connection lost; trying again" : about?.leaving ? "shutting down" : `live, ${about?.version ?? state.me.version}`;
   if (at.textContent !== text) at.textContent = text;
   at.className = state.live ? "live" : "lost";
   document.body.classList.toggle("stale", !state.live);
   if (heard && !state.live && state.items.size) notice("The connection to the gateway is lost. What is shown is the last that was heard.");
   if (!heard && state.live && state.since) notice("Connected again.");
   heard = state.live;
+  renewed(about);
+}
+
+// After an upgrade: what is shown here may not be what the gateway says any more.
+let told;
+function renewed(about) {
+  if (!about || about.version === state.me.version || told === about.version) return;
+  told = about.version;
+  notice(["The gateway is version ", told, " now, and this page is another's. ",
+    h("button", { onclick: () => location.reload() }, "Load it anew")], "error");
 }
 
 function login(why) {

@@ -78,28 +78,29 @@ function become(old, fresh) {
   morph(old, [...fresh.childNodes]);
 }
 
-/** Keeps an element for each entry, made anew only when the entry is another: `make(entry, name)`. */
+/** Keeps an element for each entry, made anew only when the entry, or what `also` says of it, is another. */
 export class Cards {
   constructor(element) {
     this.element = element;
     this.made = new Map();
   }
 
-  show(entries, name, make, also = "") {
+  show(entries, name, make, also = () => "") {
     const now = new Map();
     let last = null;
     for (const entry of entries) {
       const key = name(entry);
+      const more = also(entry);
       let card = this.made.get(key);
-      if (!card) card = { element: make(entry), entry, also };
-      else if (card.entry !== entry || card.also !== also) {
+      if (!card) card = { element: make(entry), entry, also: more };
+      else if (card.entry !== entry || card.also !== more) {
         const fresh = make(entry);
         if (same(card.element, fresh)) become(card.element, fresh);
         else {
           card.element.replaceWith(fresh);
           card.element = fresh;
         }
-        Object.assign(card, { entry, also });
+        Object.assign(card, { entry, also: more });
       }
       now.set(key, card);
       const place = last ? last.nextSibling : this.element.firstChild;
@@ -174,7 +175,8 @@ export const count = (value) => (value ?? 0).toLocaleString("en");
 
 export const clock = (ms) => new Date(ms).toLocaleTimeString([], { hour12: false });
 
-export const ago = (ms) => {
-  const since = Math.max(0, (Date.now() - ms) / 1000);
+/** `at`: what time it is there where `ms` is from. */
+export const ago = (ms, at = Date.now()) => {
+  const since = Math.max(0, (at - ms) / 1000);
   return since < 1 ? "now" : `${secs(Math.floor(since)).replace(".0", "")} ago`;
 };

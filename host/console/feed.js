@@ -7,7 +7,10 @@ const SAMPLES = 600;
 
 const KEY = "cortex-admin-key";
 
-export const state = { items: new Map(), samples: [], me: null, live: false, since: 0 };
+export const state = { items: new Map(), samples: [], me: null, live: false, since: 0, skew: 0 };
+
+/** The gateway's clock, in milliseconds since 1970: this machine's may be wrong. */
+export const now = () => Date.now() - state.skew;
 const listeners = new Set();
 
 export const key = {
@@ -113,6 +116,9 @@ function take(name, data) {
     if (sample && sample.at_ms !== state.samples.at(-1)?.at_ms) state.samples.push(sample);
     if (state.samples.length > SAMPLES) state.samples.splice(0, state.samples.length - SAMPLES);
   }
+  // A sample is at most a second old; what is less than two apart is the way here.
+  const at = data.set.sample?.at_ms;
+  if (at) state.skew = Math.abs(Date.now() - at) < 2000 ? 0 : Date.now() - at;
   state.live = true;
   tell();
 }

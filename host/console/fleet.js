@@ -34,7 +34,7 @@ export function mount(main) {
     fill(summary, `${up} of ${nodes.length} nodes up, ${one("gateway")?.under_way ?? 0} requests under way`,
       doubts.map((doubt) => h("span.doubt", null, doubt)));
     fill(loads, all("load").map(load), all("queue").map(queue));
-    cards.show(shown, (node) => node.name, (node) => card(node, speeds.get(node.name)));
+    cards.show(shown, (node) => node.name, (node) => card(node, speeds.get(node.name)), (node) => speeds.get(node.name));
     empty.hidden = shown.length > 0 || !one("gateway");
     empty.textContent = nodes.length ? "No node is like that." : "No nodes: add [[neurons]] to cortex.toml, or make it anew with cortex init.";
   }
@@ -86,7 +86,9 @@ function bar(device, node) {
   const used = device.vram_used_mb ?? known;
   const other = Math.max(0, used - known);
   const label = `${mb(used)} of ${mb(total)} used`;
-  const hot = [device.utilization_pct ? `${device.utilization_pct} %` : "", device.temp_c ? `${device.temp_c} °C` : ""].filter(Boolean);
+  // A node that measures neither says 0 of both.
+  const measured = device.utilization_pct || device.temp_c;
+  const hot = measured ? [`${device.utilization_pct ?? 0} % busy`, device.temp_c ? `${device.temp_c} °C` : ""].filter(Boolean) : [];
   return h("div.device", { "data-key": device.index },
     h("div.line", null, h("span", null, `${device.index}: ${device.name}`), h("span", null, [label, ...hot].join(" · "))),
     h("div.meter", { role: "img", "aria-label": `Device ${device.index}: ${label}` },
@@ -121,13 +123,33 @@ function load(entry) {
 const queue = (entry) =>
   h("div.load", { "data-key": `queue-${entry.model}` }, `${entry.waiting} wait for ${entry.model}, the first for ${entry.oldest_secs ?? 0} s`);
 
-/** What a load would take on each node, as the gateway foresees it. */
-export function plan(foreseen) {
-  const words = { resident: "is there", loading: "is being loaded", fits: "fits", after_unloading: "fits after unloading", impossible: "cannot", unknown: "not known" };
-  return h("ul.plan", null, foreseen.map((node) => h("li", null, h("strong", null, node.node), ": ", words[node.outcome] ?? node.outcome, " ",
+const OUTCOMES = { resident: "is there", loading: "is being loaded", fits: "fits", after_unloading: "fits after unloading", impossible: "cannot", unknown: "not known" };
+
+/** What a load would take on each node, as the gateway foresees it; `first`: where it would be tried first. */
+export function plan({ nodes, first }) {
+  const words = OUTCOMES;
+  return h("ul.plan", null, nodes.map((node) => h("li", null, h("strong", null, node.node), ": ", words[node.outcome] ?? node.outcome, " ",
     node.victims.length > 0 && h("em", null, node.victims.join(", ")),
     node.required_mb !== undefined && h("span.facts", null, ` takes ${mb(node.required_mb)}, ${mb(node.free_mb)} free`),
-    node.message && h("span.facts", null, ` ${node.message}`))));
+    node.message && h("span.facts", null, ` ${node.message}`),
+    nodes.length > 1 && node.node === first && h("span.pill.up", null, "here first"))));
+}
+
+/** Where requests for each model of a node go while it is drained. */
+async function moves(node) {
+  const elsewhere = (model) => (one(`model/${model}`)?.on ?? []).filter((at) => at.node !== node.name && at.status === "loaded").map((at) => at.node);
+  const move = async ({ model }) => {
+    const others = elsewhere(model);
+    if (others.length) return [model, `goes on, on ${others.join(", ")}`];
+    if (!one(`model/${model}`)?.catalogued) return [model, "is nowhere else and in no catalogue: its requests are refused"];
+    const foreseen = await call("POST", "/admin/plan-load", { model });
+    const able = foreseen.nodes.filter((at) => at.node !== node.name && ["fits", "after_unloading", "unknown"].includes(at.outcome));
+    const best = able.find((at) => at.outcome === "fits") ?? able[0];
+    if (!best) return [model, "fits nowhere else: its requests are refused until this node is back"];
+    const victims = best.victims.length ? `, for which ${best.victims.join(", ")} would go` : "";
+    return [model, `is loaded on ${best.node} with its next request${victims}`];
+  };
+  return Promise.all(node.models.map((entry) => move(entry).catch((error) => [entry.model, error.message])));
 }
 
 async function did(what, doing) {
@@ -142,9 +164,10 @@ async function did(what, doing) {
 export const actions = {
   async drain({ node, on }) {
     const known = one(`node/${node}`);
+    if (!known) return notice(`${node} has left the fleet.`, "error");
     const content = on
       ? [h("p", null, `${node} gets no new requests and no loads. ${known.in_flight} requests that run there go on.`),
-        h("p", null, known.models.length ? `It has ${known.models.map((model) => model.model).join(", ")}: the next request for one of them loads it elsewhere, where it fits.` : "It has no models.")]
+        known.models.length ? h("ul.plan", { "data-moves": true }, (await moves(known)).map(([model, where]) => h("li", null, h("strong", null, model), ` ${where}`))) : h("p", null, "It has no models.")]
       : h("p", null, `${node} takes requests and loads again.`);
     if (!await ask(on ? `Drain ${node}?` : `Take ${node} back?`, content, { confirm: on ? "Drain" : "Undrain" })) return;
     await did(on ? `${node} is draining.` : `${node} takes requests again.`, call("POST", "/admin/drain", { node, on: !!on }));
@@ -169,20 +192,21 @@ export const actions = {
   },
 
   async load({ node, model }) {
+    const there = new Set((one(`node/${node}`)?.models ?? []).map((entry) => entry.model));
+    const list = all("model").filter((entry) => entry.catalogued && !there.has(entry.id));
+    if (!model && !list.length) return notice(`${node} has every model of the catalogue already.`);
     const wanted = model ?? await ask(`Load on ${node}`, () => {
-      const there = new Set((one(`node/${node}`)?.models ?? []).map((entry) => entry.model));
-      const list = all("model").filter((entry) => entry.catalogued && !there.has(entry.id));
       return [h("label", { for: "wanted" }, "Model"),
         h("select", { id: "wanted", name: "model" }, list.map((entry) => h("option", { value: entry.id }, entry.id)))];
     }, { confirm: "Next", read: (form) => form.elements.model.value });
     if (!wanted) return;
     let foreseen;
     try {
-      foreseen = (await call("POST", "/admin/plan-load", { model: wanted, ...(node ? { node } : {}) })).nodes;
+      foreseen = await call("POST", "/admin/plan-load", { model: wanted, ...(node ? { node } : {}) });
     } catch (error) {
       return notice(error.message, "error");
     }
-    const danger = foreseen.some((entry) => entry.victims.length);
+    const danger = foreseen.nodes.some((entry) => entry.victims.length);
     if (!await ask(`Load ${wanted}?`, plan(foreseen), { confirm: "Load", danger })) return;
     notice(`${wanted} is being loaded.`);
     await did(`${wanted} is loaded.`, call("POST", "/admin/load", { model: wanted, ...(node ? { node } : {}) }));

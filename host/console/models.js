@@ -1,7 +1,7 @@
 // The catalogue: where each model runs or could, and what became of the last loads.
 
 import { h, fill, delegate, mb, ago, secs, notice } from "./dom.js";
-import { all, one, call, state } from "./feed.js";
+import { all, one, call, now, state } from "./feed.js";
 import { List } from "./list.js";
 import { actions, plan, colour } from "./fleet.js";
 
@@ -25,7 +25,7 @@ export function mount(main, { rest }) {
     },
     async foresee({ model }) {
       try {
-        foreseen = { model, nodes: (await call("POST", "/admin/plan-load", { model })).nodes };
+        foreseen = { model, plan: await call("POST", "/admin/plan-load", { model }) };
       } catch (error) {
         notice(error.message, "error");
       }
@@ -38,7 +38,7 @@ export function mount(main, { rest }) {
     const rows = all("model").filter((model) => !wanted || `${model.id} ${model.aliases.join(" ")}`.toLowerCase().includes(wanted));
     list.show(rows, (model) => row(model, model.id === chosen));
     const model = chosen && one(`model/${chosen}`);
-    fill(detail, model ? about(model, foreseen?.model === chosen ? foreseen.nodes : null) : h("p.empty", null, rows.length ? "Choose a model." : "No model: add one to models.toml."));
+    fill(detail, model ? about(model, foreseen?.model === chosen ? foreseen.plan : null) : h("p.empty", null, rows.length ? "Choose a model." : "No model: add one to models.toml."));
     fill(events, h("h2", null, "Last loads and evictions"), h("ol.events", null, all("event").reverse().slice(0, 50).map(event)));
   }
   return { update };
@@ -69,11 +69,11 @@ function about(model, foreseen) {
     h("dl", null, facts.map(([name, value]) => [h("dt", null, name), h("dd", null, value)])),
     model.on.length > 0 && h("ul.models", null, model.on.map((at) => h("li", { "data-key": at.node }, h("span.name", null, at.node),
       h("span.facts", null, [at.status, mb(at.vram_used_mb), at.in_flight ? `${at.in_flight} running` : "", at.servable?.ok === false ? at.servable.reason : ""].filter(Boolean).join(" · ")),
-      operator() && h("span.actions", null, h("button.plain", { "data-do": "unload", "data-model": model.id, "data-node": at.node }, "Unload"))))),
-    operator() && model.catalogued && h("p.actions", null,
+      operator() && !one(`node/${at.node}`)?.upstream && h("span.actions", null, h("button.plain", { "data-do": "unload", "data-model": model.id, "data-node": at.node }, "Unload"))))),
+    model.catalogued && h("p.actions", null,
       h("button", { "data-do": "foresee", "data-model": model.id }, "Where could it run?"),
-      h("button", { "data-do": "load", "data-model": model.id }, "Load…"),
-      h("button", { "data-do": "pin", "data-model": model.id, "data-on": model.pinned_by_operator ? "" : "yes" }, model.pinned_by_operator ? "Unpin" : "Pin")),
+      operator() && h("button", { "data-do": "load", "data-model": model.id }, "Load…"),
+      operator() && h("button", { "data-do": "pin", "data-model": model.id, "data-on": model.pinned_by_operator ? "" : "yes" }, model.pinned_by_operator ? "Unpin" : "Pin")),
     foreseen && plan(foreseen),
   ];
 }
@@ -83,7 +83,7 @@ const operator = () => state.me?.roles.includes("operator");
 function event(entry) {
   const words = { loaded: "loaded", load_failed: "not loaded", unloaded: "unloaded" };
   return h("li", { "data-key": entry.number },
-    h("time", { datetime: new Date(entry.at_ms).toISOString() }, ago(entry.at_ms)), " ",
+    h("time", { datetime: new Date(entry.at_ms).toISOString() }, ago(entry.at_ms, now())), " ",
     h(`span.pill.${entry.what}`, null, words[entry.what]), " ", h("strong", null, entry.model), ` ${entry.what === "unloaded" ? "from" : "on"} ${entry.node}`,
     entry.seconds !== null && ` in ${secs(entry.seconds)}`, h("span.facts", null, ` ${entry.why}`));
 }

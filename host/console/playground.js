@@ -1,6 +1,6 @@
 // A conversation with any model, in any dialect, and the same request as code.
 
-import { h, fill, notice, secs } from "./dom.js";
+import { h, fill, notice, secs, Cards } from "./dom.js";
 import { all, one, headers, events, state } from "./feed.js";
 
 export const title = "Playground";
@@ -37,10 +37,11 @@ const DIALECTS = {
   },
 };
 
-let kept = { turns: [] };
+/** What is said and set stays while other views are looked at. */
+const kept = { turns: [], fields: {}, last: 0 };
 
 export function mount(main, { rest }) {
-  const pick = h("select", { id: "model" });
+  const pick = h("select", { id: "model", onchange: update });
   const dialect = h("select", { id: "dialect" });
   const system = h("textarea", { id: "system", rows: 2 });
   const number = (id, from, to, step) => h("input", { id, type: "number", min: from, max: to, step, placeholder: "default" });
@@ -65,6 +66,9 @@ export function mount(main, { rest }) {
   main.append(h("h1", null, title), state.me?.roles.includes("operator") ? form : h("p.empty", null, `The key ${state.me.name} does not have the role operator, which talking to models takes.`));
   let control;
   let names = "";
+  const fields = { dialect, system, temperature, top_p, max_tokens, prompt };
+  for (const name of ["system", "temperature", "top_p", "max_tokens", "prompt"]) fields[name].value = kept.fields[name] ?? "";
+  const turns = new Cards(talk);
 
   const asked = (turns) => {
     const value = (input) => (input.value === "" ? undefined : Number(input.value));
@@ -74,6 +78,7 @@ export function mount(main, { rest }) {
 
   async function ask() {
     if (send.disabled) return;
+    send.disabled = true;
     const turn = { role: "user", text: prompt.value, image: image.files[0] && !seeing.hidden ? await read(image.files[0]) : undefined };
     const answer = { role: "assistant", text: "", thought: "" };
     const { path, body, piece } = spoken();
@@ -120,11 +125,13 @@ export function mount(main, { rest }) {
 
   function draw() {
     const end = talk.scrollTop + talk.clientHeight >= talk.scrollHeight - 20;
-    fill(talk, kept.turns.map((turn, place) => h(`div.turn.${turn.role}`, { "data-key": place },
+    // Only what was said since is drawn again: an image is not read anew with every token.
+    turns.show(kept.turns, (turn) => turn.number ??= kept.last++, (turn) => h(`div.turn.${turn.role}`, { "data-key": turn.number },
       turn.image && h("img", { src: turn.image, alt: "the image that was sent" }),
       turn.thought && h("details", null, h("summary", null, "Thoughts"), h("p.text", null, turn.thought)),
       h("p.text", null, turn.text), turn.error && h("p.error", { role: "alert" }, turn.error),
-      turn.speed && h("p.facts", { "data-speed": true }, turn.speed, turn.id && h("a", { href: `#traffic/${turn.id}` }, " its story")))));
+      turn.speed && h("p.facts", { "data-speed": true }, turn.speed, turn.id && h("a", { href: `#traffic/${turn.id}` }, " its story"))),
+    (turn) => `${turn.text.length} ${turn.thought?.length} ${turn.error} ${turn.speed}`);
     if (end) talk.scrollTop = talk.scrollHeight;
     show();
   }
@@ -138,7 +145,8 @@ export function mount(main, { rest }) {
     const turns = answered(kept.turns);
     const { path, body } = spoken();
     const json = JSON.stringify(body(asked(turns.length ? turns : [{ role: "user", text: prompt.value || "Hello" }])), null, 2);
-    const parts = [["curl", curl(base, path, json, about?.keys)], ["Python", python(dialect.value, base, json, about?.keys)]];
+    const parts = [["curl", curl(base, path, json, about?.keys)], ["Python", python(dialect.value, base, json, about?.keys)],
+      ["TypeScript", typescript(dialect.value, base, json, about?.keys)]];
     fill(code, h("summary", null, "As code"), parts.map(([name, text]) => h("div", { "data-key": name }, h("h3", null, name), h("pre", null, text))));
   }
 
@@ -146,7 +154,7 @@ export function mount(main, { rest }) {
     const models = all("model");
     const now = models.map((model) => `${model.id}${model.on.some((at) => at.status === "loaded") ? "*" : ""}`).join();
     if (now !== names) {
-      const chosen = pick.value || rest;
+      const chosen = pick.value || rest || kept.fields.model;
       pick.replaceChildren(...models.map((model) => h("option", { value: model.id, selected: model.id === chosen },
         `${model.id}${model.on.some((at) => at.status === "loaded") ? "" : " (to be loaded)"}`)));
       names = now;
@@ -154,13 +162,17 @@ export function mount(main, { rest }) {
     const there = new Set(all("policy").filter((policy) => policy.serving).map((policy) => policy.name));
     const able = Object.entries(DIALECTS).filter(([, { needs }]) => !needs || there.has(needs));
     if (able.length !== dialect.options.length) {
-      const chosen = dialect.value;
+      const chosen = dialect.value || kept.fields.dialect;
       dialect.replaceChildren(...able.map(([id, { name }]) => h("option", { value: id, selected: id === chosen }, name)));
     }
     seeing.hidden = !(one(`model/${pick.value}`)?.capabilities ?? []).some((what) => what === "vision" || what === "image");
   }
   draw();
-  return { update, end: () => control?.abort() };
+  const end = () => {
+    control?.abort();
+    kept.fields = Object.fromEntries(Object.entries({ ...fields, model: pick }).map(([name, field]) => [name, field.value]));
+  };
+  return { update, end };
 }
 
 /** Without questions that came to nothing, and their answers. */
@@ -185,7 +197,10 @@ const curl = (base, path, json, keys) =>
 
 function python(dialect, base, json, keys) {
   const { stream, stream_options, ...rest } = JSON.parse(json);
-  const args = Object.entries(rest).map(([name, value]) => `    ${name}=${literal(value)},`).join("\n");
+  // Anthropic's SDK has no words of its own for these any more.
+  const { temperature, top_p, ...known } = rest;
+  if (dialect === "anthropic" && (temperature ?? top_p) !== undefined) known.extra_body = { temperature, top_p };
+  const args = Object.entries(dialect === "anthropic" ? known : rest).map(([name, value]) => `    ${name}=${literal(value)},`).join("\n");
   const secret = keys ? "os.environ[\"CORTEX_KEY\"]" : "\"none\"";
   const os = keys ? "import os\n" : "";
   if (dialect === "anthropic") {
@@ -198,8 +213,22 @@ function python(dialect, base, json, keys) {
   return `${client}for chunk in client.chat.completions.create(\n${args}\n    stream=True,\n):\n    if chunk.choices:\n        print(chunk.choices[0].delta.content or "", end="", flush=True)`;
 }
 
+function typescript(dialect, base, json, keys) {
+  const { stream, stream_options, ...rest } = JSON.parse(json);
+  const args = JSON.stringify(rest, null, 2).slice(1, -1).trim();
+  const secret = keys ? "process.env.CORTEX_KEY" : "\"none\"";
+  if (dialect === "anthropic") {
+    return `import Anthropic from "@anthropic-ai/sdk";\n\nconst client = new Anthropic({ baseURL: "${base}", apiKey: ${secret} });\nconst stream = client.messages.stream({\n  ${args},\n});\nstream.on("text", (text) => process.stdout.write(text));\nawait stream.finalMessage();`;
+  }
+  const client = `import OpenAI from "openai";\n\nconst client = new OpenAI({ baseURL: "${base}/v1", apiKey: ${secret} });\n`;
+  if (dialect === "responses") {
+    return `${client}for await (const event of await client.responses.create({\n  ${args},\n  stream: true,\n})) {\n  if (event.type === "response.output_text.delta") process.stdout.write(event.delta);\n}`;
+  }
+  return `${client}for await (const chunk of await client.chat.completions.create({\n  ${args},\n  stream: true,\n})) {\n  process.stdout.write(chunk.choices[0]?.delta?.content ?? "");\n}`;
+}
+
 // JSON is Python but for three words.
 const literal = (value) =>
   Array.isArray(value) ? `[${value.map(literal).join(", ")}]`
-    : value && typeof value === "object" ? `{${Object.entries(value).map(([name, entry]) => `${JSON.stringify(name)}: ${literal(entry)}`).join(", ")}}`
+    : value && typeof value === "object" ? `{${Object.entries(value).filter(([, entry]) => entry !== undefined).map(([name, entry]) => `${JSON.stringify(name)}: ${literal(entry)}`).join(", ")}}`
       : value === true ? "True" : value === false ? "False" : value === null ? "None" : JSON.stringify(value);

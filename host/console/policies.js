@@ -46,9 +46,11 @@ const nanos = (value) => micros(value === undefined || value === null ? null : v
 function card(policy) {
   const { serving, refused } = policy;
   const broken = serving && serving.breaker && serving.breaker !== "closed";
-  const condition = !serving ? "refused" : broken ? "off" : serving.strikes > 0 ? "strikes" : "serving";
+  // A dialect has no built-in to stand in for it.
+  const stays = serving && ["translation", "upstream"].includes(serving.kind);
+  const condition = !serving ? "refused" : broken ? (stays ? "failing" : "off") : serving.strikes > 0 ? "strikes" : "serving";
   return h("article.card", { "data-key": policy.name, "data-policy": policy.name },
-    h("header", null, h("h2", null, policy.name), h(`span.pill.${condition}`, null, condition === "strikes" ? `serving, ${serving.strikes} strikes` : condition === "off" ? "switched off" : condition),
+    h("header", null, h("h2", null, policy.name), h(`span.pill.${condition}`, null, condition === "strikes" ? `serving, ${serving.strikes} strikes` : condition === "off" ? "switched off" : condition === "failing" ? "serving, keeps failing" : condition),
       uploads() && h("span.actions", null, h("button", { "data-do": "back", "data-policy": policy.name }, "Roll back…"))),
     serving && h("dl", null,
       h("dt", null, "Kind"), h("dd", null, serving.kind), h("dt", null, "Version"), h("dd", null, serving.version),

@@ -1,7 +1,7 @@
 // Requests under way as a waterfall, what they add up to, and one request's story.
 
 import { h, fill, delegate, secs, count, clock } from "./dom.js";
-import { all, one, call, state } from "./feed.js";
+import { all, one, call, now, state } from "./feed.js";
 import { List } from "./list.js";
 import { chart } from "./chart.js";
 
@@ -69,11 +69,21 @@ const legend = () => h("p.legend", null, PHASES.map((phase) => h("span", null, h
 function row(request, chosen) {
   const status = request.status ?? request.phase;
   const kind = request.status === undefined ? "running" : request.status >= 500 ? "bad" : request.status >= 400 ? "warn" : "good";
-  const end = request.duration_s ?? (Date.now() - request.arrived_ms) / 1000;
+  const end = length(request);
   return h("button.pick.request", { "data-do": "choose", "data-id": request.id, "aria-current": chosen && "true" },
     h("time", null, clock(request.arrived_ms)), h(`span.pill.${kind}`, null, status),
     h("span.name", null, request.model || request.dialect), h("span.facts.node", null, request.node ?? ""), waterfall(request.phases, end),
-    h("span.facts.end", null, secs(end)));
+    h("span.facts.end", null, [speed(request), secs(end)].filter(Boolean).join(" · ")));
+}
+
+/** Seconds that it took, or has taken. */
+const length = (request) => request.duration_s ?? Math.max(0, (now() - request.arrived_ms) / 1000);
+
+/** Tokens a second, of what is streamed also while it is. */
+function speed(request) {
+  if (request.tokens_per_second) return `${request.tokens_per_second.toFixed(0)} tok/s`;
+  const since = length(request) - request.phases?.relay;
+  return request.tokens > 1 && since > 0.5 ? `${(request.tokens / since).toFixed(0)} tok/s` : "";
 }
 
 /** Each phase as long as it took. */
@@ -93,11 +103,11 @@ function whole(request) {
     ["Dialect", request.dialect], ["Model", request.model], ["Key", request.key || "none"], ["Node", request.node], ["Status", request.status ?? request.phase],
     ["Error", request.error], ["Took", request.duration_s !== undefined && secs(request.duration_s)], ["Waited for a seat", request.queue_wait_s > 0 && secs(request.queue_wait_s)],
     ["Waited for a load", request.cold_wait_s && secs(request.cold_wait_s)], ["First token", request.time_to_first_token_s && secs(request.time_to_first_token_s)],
-    ["Speed", request.tokens_per_second && `${request.tokens_per_second.toFixed(1)} tok/s`],
+    ["Speed", speed(request)], ["So far", request.status === undefined && request.tokens > 0 && `${count(request.tokens)} pieces of the answer`],
     ["Tokens", request.prompt_tokens !== undefined && `${count(request.prompt_tokens)} in (${count(request.cached_prompt_tokens)} cached), ${count(request.completion_tokens)} out${request.estimated ? ", estimated" : ""}`],
     ["Cost", request.cost_usd && `${request.cost_usd.toFixed(6)} USD`], ["Trace", request.trace_id],
   ].filter(([, value]) => value);
-  const end = request.duration_s ?? (Date.now() - request.arrived_ms) / 1000;
+  const end = length(request);
   return [
     h("h2", null, request.id), waterfall(request.phases, end),
     h("dl", null, facts.map(([name, value]) => [h("dt", null, name), h("dd", null, value)])),

@@ -1,5 +1,6 @@
 //! What the documents say: links lead somewhere, configurations are taken, commands exist, and the quickstart is one.
 
+use crate::support::Client;
 use crate::support::processes::{Pair, cortex, cortex_with, python};
 use crate::support::tls::Certificate;
 use std::collections::BTreeSet;
@@ -156,10 +157,10 @@ fn commands_in_the_documents_exist() {
         let blocks = text.lines().filter_map(|line| line.strip_prefix("    "));
         let inline = text.split('`').skip(1).step_by(2);
         for said in blocks.chain(inline).filter(|said| !said.contains('\n')) {
-            let words: Vec<&str> = said.split_whitespace().collect();
+            let words = words(said);
             let [program @ ("cortex" | "neuron"), command, rest @ ..] = words.as_slice() else { continue };
             let is_word = |word: &&str| word.chars().all(|c| c.is_ascii_lowercase() || c == '-');
-            if !is_word(command) || command.starts_with('-') || said.contains('"') {
+            if !is_word(command) || command.starts_with('-') {
                 continue;
             }
             // Of `cortex policy check FILE` both words are the command.
@@ -180,6 +181,100 @@ fn commands_in_the_documents_exist() {
     }
     assert!(wrong.is_empty(), "{wrong:#?}");
     assert!(seen.len() > 12, "{seen:?}");
+}
+
+/// A command's words, without what is quoted and without what stands before the program: variables, another user.
+fn words(said: &str) -> Vec<&str> {
+    let unquoted = said.split(['"', '\'']).step_by(2).flat_map(str::split_whitespace);
+    let words: Vec<&str> = unquoted.collect();
+    let start = match words.first() {
+        Some(&("sudo" | "runuser")) => words.iter().position(|word| *word == "--").map_or(1, |at| at + 1),
+        _ => words.iter().take_while(|word| word.contains('=')).count(),
+    };
+    words[start.min(words.len())..].to_vec()
+}
+
+/// Blocks of shell are shell.
+#[test]
+fn scripts_in_the_documents_can_be_read() {
+    let mut tried = 0;
+    for (path, text) in documents() {
+        for block in fenced(&text, "sh").into_iter().chain(fenced(&text, "bash")) {
+            let output = Command::new("bash").args(["-n", "-c", block]).output().unwrap();
+            let said = String::from_utf8_lossy(&output.stderr);
+            assert!(output.status.success(), "{}: {said}\n{block}", path.display());
+            tried += 1;
+        }
+    }
+    assert!(tried > 2, "{tried}");
+}
+
+/// Paths of calls: of the tables, and of addresses in commands.
+fn calls(text: &str, port: &str) -> BTreeSet<(String, String)> {
+    let mut found = BTreeSet::new();
+    for rest in text.split(&format!(":{port}/")).skip(1) {
+        let path = rest.split(|c: char| !(c.is_alphanumeric() || "/_-.".contains(c))).next().unwrap();
+        // What SDKs are given is no call.
+        if path != "v1" {
+            found.insert((String::new(), format!("/{}", path.trim_end_matches('.'))));
+        }
+    }
+    found
+}
+
+/// Every call that the tables of docs/api.md name is there, by its method, and so is every address in a command.
+#[tokio::test(flavor = "multi_thread")]
+async fn calls_in_the_documents_are_there() {
+    let pair = Pair::start();
+    pair.until_up().await;
+    let api = std::fs::read_to_string(root().join("docs/api.md")).unwrap();
+    let (clients, rest) = api.split_once("## Calls for operators").unwrap();
+    let (operators, rest) = rest.split_once("`gateway.metrics_listen`").unwrap();
+    let rows = |section: &str| -> BTreeSet<(String, String)> {
+        let rows = section.lines().filter(|line| line.starts_with("| "));
+        let calls = rows.flat_map(|line| {
+            let cells: Vec<&str> = line.split('|').map(str::trim).collect();
+            let is_method = |word: &&str| word.chars().all(|c| c.is_ascii_uppercase());
+            let methods: Vec<&str> = cells[1].split(", ").filter(is_method).collect();
+            let paths = cells[2].split('`').skip(1).step_by(2);
+            paths
+                .flat_map(|path| {
+                    methods.iter().map(|m| ((*m).to_owned(), path.to_owned())).collect::<Vec<_>>()
+                })
+                .collect::<Vec<_>>()
+        });
+        calls.collect()
+    };
+    let mut asked = [rows(clients), rows(operators)];
+    assert!(asked[0].len() > 10 && asked[1].len() > 12 && rest.contains("/metrics"), "{asked:?}");
+    for (path, text) in documents() {
+        if !path.ends_with("CHANGELOG.md") {
+            asked[0].extend(calls(&text, "31313"));
+            asked[1].extend(calls(&text, "31315"));
+        }
+    }
+    for (client, calls) in [&pair.client, &Client::new(&pair.admin_url)].into_iter().zip(asked) {
+        for (method, path) in calls {
+            // What stands in braces is any name.
+            let full =
+                path.replace("{file}", "app.js").replace("{path}", "v1/models").replace(['{', '}'], "");
+            let method = if method.is_empty() { "GET" } else { method.as_str() };
+            if full == "/admin/events" {
+                // It does not end.
+                assert_eq!(client.send(method, &full, &[], "").await.status(), 200);
+                continue;
+            }
+            let said = client.call(method, &full, &[], "").await;
+            let code = said.text();
+            let there = said.status != 404
+                || code.contains("model_not_found")
+                || code.contains("no request")
+                || code.contains("not there");
+            assert!(there, "{method} {full}: {} {code}", said.status);
+            // An address in a command says no method.
+            assert!(said.status != 405 || method == "GET", "{method} {full}: {} {code}", said.status);
+        }
+    }
 }
 
 /// What the program says of the command; `None` where there is none.

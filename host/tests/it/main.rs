@@ -12,6 +12,7 @@ mod beside;
 mod bodies;
 mod breaker;
 mod browser;
+mod browser_fleets;
 mod cold;
 mod commands;
 mod conformance;

@@ -110,12 +110,27 @@ impl Browser {
     }
 
     /// A command of Chromium's own protocol.
-    pub async fn devtools(&self, command: &str, params: Value) {
+    pub async fn devtools(&self, command: &str, params: Value) -> Value {
         let session = self.page.session_id().await.unwrap().unwrap();
         let asked = json!({"cmd": command, "params": params});
         let said =
             Http::new(&self.driver).post(&format!("/session/{session}/goog/cdp/execute"), &asked).await;
         assert_eq!(said.status, 200, "{command}: {}", said.text());
+        said.json()["value"].clone()
+    }
+
+    /// Bytes of its scripts' memory and elements that are in use, after what is not has been given back.
+    pub async fn memory(&self) -> (u64, u64) {
+        self.devtools("Performance.enable", json!({})).await;
+        for _ in 0..2 {
+            self.devtools("HeapProfiler.collectGarbage", json!({})).await;
+        }
+        let said = self.devtools("Performance.getMetrics", json!({})).await;
+        let metric = |name: &str| {
+            let found = said["metrics"].as_array().unwrap().iter().find(|one| one["name"] == name).unwrap();
+            found["value"].as_f64().unwrap() as u64
+        };
+        (metric("JSHeapUsedSize"), metric("Nodes"))
     }
 
     /// What axe-core finds at fault with the page for those who use it by keyboard, screen reader or little sight:

@@ -56,8 +56,8 @@ impl TestGateway {
     }
 
     /// As [`Self::start_with`], and nobody need be up.
-    pub async fn start_many(nodes: &[&TestNode], models: &str, more: &str) -> Self {
-        Self::start_in(tempfile::tempdir().unwrap(), nodes, &[], "", models, more).await
+    pub async fn start_many(nodes: &[&TestNode], gateway: &str, models: &str, more: &str) -> Self {
+        Self::start_in(tempfile::tempdir().unwrap(), nodes, &[], gateway, models, more).await
     }
 
     async fn start_in(

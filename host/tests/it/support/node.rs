@@ -58,6 +58,10 @@ pub struct Inner {
     pub devices: u32,
     /// What the machine and its devices call themselves.
     pub called: String,
+    /// How busy its devices are, in percent, and how warm, in degrees.
+    pub heat: (u32, u32),
+    /// Why it is not up, and why it has no GPU.
+    pub reason: Option<String>,
     /// A device on which nothing runs any more.
     pub lost: Option<u32>,
     /// MiB of each device.
@@ -228,7 +232,18 @@ async fn discovery(State(inner): Shared) -> Json<Discovery> {
     let devices = (0..inner.devices).map(device).collect();
     let features = inner.features.clone();
     let (hostname, harnesses) = (inner.called.clone(), vec!["candle".into()]);
-    Json(Discovery { hostname, harnesses, devices, features, ..Discovery::default() })
+    let reason = inner.reason.clone();
+    let versions = reason.clone();
+    Json(Discovery {
+        hostname,
+        harnesses,
+        devices,
+        features,
+        cuda_unavailable_reason: reason,
+        driver_version: versions.clone(),
+        cuda_version: versions,
+        ..Discovery::default()
+    })
 }
 
 async fn watch(State(inner): Shared) -> Response {
@@ -261,8 +276,10 @@ async fn health(State(inner): Shared) -> Response {
         index,
         vram_used_mb: inner.total_mb - inner.free_mb(index),
         vram_free_mb: if inner.lost == Some(index) { 0 } else { inner.free_mb(index) },
+        utilization_pct: inner.heat.0,
+        temp_c: inner.heat.1,
         state: inner.lost.filter(|lost| *lost == index).map(|_| DeviceCondition::Recovering),
-        ..DeviceHealth::default()
+        reason: inner.reason.clone(),
     };
     let devices = (0..inner.devices).map(device).collect();
     let activation = inner.activation.clone();
