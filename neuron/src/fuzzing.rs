@@ -4,10 +4,11 @@
 use crate::{
     engine::Blueprint,
     gguf::Header,
-    safetensors, sources,
+    reasoning, safetensors, sources,
     template::{ChatTemplate, Conversation},
     text::TextModel,
     tokenizer::Guard,
+    tools,
 };
 
 /// One of them.
@@ -53,6 +54,29 @@ pub const TARGETS: &[Target] = &[
             b"{# c #}{% set a = 'x\\\ny' %}{{ a.partition('x') }}{% macro f(x) %}{{ f(x) }}{% endmacro %}{{ messages[::-1] }}",
         ],
     },
+    Target {
+        name: "tool_calls",
+        run: tool_calls,
+        seeds: &[
+            b"\x07I look.\n<tool_call>\n{\"name\": \"weather\", \"arguments\": {\"place\": \"Oslo\"}}\n</tool_call>",
+            b"\x0e<tool_call><function=weather><parameter=place>\nOslo\n</parameter></function></tool_call>",
+            b"\x01{\"name\": \"time\", \"parameters\": {}}",
+            b"\x02[TOOL_CALLS][{\"name\": \"weather\", \"arguments\": {\"place\": \"\\u00e9\"}}, {\"name\": \"time\", \"arguments\": {}}]",
+            b"\x03[TOOL_CALLS]weather[ARGS]{\"place\": [1, 2]}",
+            b"\x06<start_function_call>call:weather{place:<escape>Oslo<escape>}<end_function_call>",
+            "\x04<\u{ff5c}tool\u{2581}calls\u{2581}begin\u{ff5c}><\u{ff5c}tool\u{2581}call\u{2581}begin\u{ff5c}>function<\u{ff5c}tool\u{2581}sep\u{ff5c}>weather\n```json\n{}\n```<\u{ff5c}tool\u{2581}call\u{2581}end\u{ff5c}>".as_bytes(),
+        ],
+    },
+    Target {
+        name: "thoughts",
+        run: thoughts,
+        seeds: &[
+            b"\x08<think>\nso it is\n</think>\n\nParis",
+            b"\x0cso it is</think> Paris",
+            b"\x01 [THINK]a[/THINK]b[THINK]c",
+            b"\x0b<think>no such thing</think>",
+        ],
+    },
 ];
 
 /// The target of that name; none is no target, and no mistake that bytes could make.
@@ -67,6 +91,24 @@ fn gguf(data: &[u8]) {
     let Ok(header) = Header::parse(data) else { return };
     Blueprint::from_header(&header).ok();
     TextModel::from_header(&header).ok();
+}
+
+/// The first byte says how; the rest is what a model writes.
+fn written(data: &[u8]) -> Option<(u8, &str)> {
+    let (how, text) = data.split_first()?;
+    Some((*how, std::str::from_utf8(text).ok()?))
+}
+
+fn tool_calls(data: &[u8]) {
+    if let Some((how, text)) = written(data) {
+        tools::fuzz(how, text);
+    }
+}
+
+fn thoughts(data: &[u8]) {
+    if let Some((how, text)) = written(data) {
+        reasoning::fuzz(how, text);
+    }
 }
 
 fn template(data: &[u8]) {

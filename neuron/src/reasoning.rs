@@ -130,6 +130,29 @@ fn part(kind: impl Fn(String) -> Part, text: String) -> Vec<Part> {
     if text.is_empty() { Vec::new() } else { vec![kind(text)] }
 }
 
+/// Any text as what a model writes, with marks and cut as `how` says; for fuzzing.
+#[cfg(any(test, fuzzing))]
+pub(crate) fn fuzz(how: u8, text: &str) {
+    let marks = KNOWN.get(usize::from(how) % 4).copied();
+    let (open, length) = (how & 4 != 0, 1 + usize::from(how >> 3));
+    let read = |length: usize| {
+        let mut splitter = Splitter::new(marks, open);
+        let all: Vec<char> = text.chars().collect();
+        let mut parts: Vec<Part> = all
+            .chunks(length.max(1))
+            .flat_map(|some| splitter.push(&some.iter().collect::<String>()))
+            .collect();
+        parts.extend(splitter.finish());
+        parts.into_iter().fold((String::new(), String::new()), |(thoughts, answer), part| match part {
+            Part::Thought(text) => (thoughts + &text, answer),
+            Part::Answer(text) => (thoughts, answer + &text),
+        })
+    };
+    let whole = read(text.len());
+    assert!(whole.0.len() + whole.1.len() <= text.len(), "nothing is said twice");
+    assert_eq!(whole, read(length), "how it is cut changes nothing");
+}
+
 #[cfg(test)]
 mod tests {
     use proptest::prelude::*;

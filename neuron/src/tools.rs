@@ -16,6 +16,8 @@ mod xml;
 pub(crate) use bind::{Choice, bind, escape};
 pub(crate) use generic::rewrite;
 pub(crate) use notation::Notation;
+#[cfg(any(test, fuzzing))]
+pub(crate) use parser::fuzz;
 pub(crate) use parser::{Parser, Piece};
 
 use serde_json::{Map, Value};

@@ -257,5 +257,44 @@ fn joined(pieces: Vec<Piece>) -> Vec<Piece> {
     out
 }
 
+/// Any text as what a model writes, in a notation and cut as `how` says; for fuzzing.
+#[cfg(any(test, fuzzing))]
+pub(crate) fn fuzz(how: u8, text: &str) {
+    const ALL: [Notation; 7] = [
+        Notation::Hermes,
+        Notation::Llama,
+        Notation::Mistral,
+        Notation::MistralNamed,
+        Notation::DeepSeek,
+        Notation::DeepSeekPlain,
+        Notation::Gemma,
+    ];
+    let (notation, length) = (ALL[usize::from(how) % ALL.len()], 1 + usize::from(how) / ALL.len());
+    let parameters = serde_json::json!({ "properties": { "place": { "type": "string" } } });
+    let tool = |name: &str| Tool { name: name.to_owned(), parameters: parameters.clone(), strict: false };
+    let read = |length: usize| {
+        let mut parser = Parser::new(notation, vec![tool("weather"), tool("time")]);
+        let all: Vec<char> = text.chars().collect();
+        let mut pieces: Vec<Piece> = all
+            .chunks(length.max(1))
+            .flat_map(|some| parser.push(&some.iter().collect::<String>()))
+            .collect();
+        pieces.extend(parser.finish());
+        joined(pieces)
+    };
+    let pieces = read(text.len());
+    assert_eq!(pieces, read(length), "how it is cut changes nothing");
+    let mut open = false;
+    for piece in &pieces {
+        match piece {
+            Piece::Begin(_) => assert!(!std::mem::replace(&mut open, true), "a call in a call"),
+            Piece::End => assert!(std::mem::replace(&mut open, false), "an end without a call"),
+            Piece::Arguments(_) => assert!(open, "arguments of no call"),
+            Piece::Text(said) => assert!(!open && !said.is_empty(), "text in a call"),
+        }
+    }
+    assert!(!open, "a call without an end");
+}
+
 #[cfg(test)]
 mod tests;
