@@ -4,6 +4,7 @@ mod bench;
 mod check;
 mod push;
 mod replay;
+mod rollback;
 
 use crate::policy::{Generation, PolicyEngine, check_file};
 use anyhow::bail;
@@ -21,6 +22,8 @@ pub(super) enum Command {
     Replay(replay::Args),
     /// Put a component into a running gateway's directory, if it passes the gate
     Push(push::Args),
+    /// Have what the last upload replaced serve again; once more undoes it
+    Rollback(rollback::Args),
 }
 
 #[derive(clap::Args)]
@@ -38,6 +41,7 @@ pub(super) fn run(command: &Command, json: bool) -> anyhow::Result<()> {
         Command::Bench(args) => bench::run(args, json),
         Command::Replay(args) => replay::run(args, json),
         Command::Push(args) => push::run(args, json),
+        Command::Rollback(args) => rollback::run(args, json),
     }
 }
 

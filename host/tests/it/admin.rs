@@ -103,4 +103,16 @@ async fn the_command_line_sends_its_key() {
     assert!(Path::new(&gateway.policies().join("lru.wasm")).exists());
     let status: Value = gateway.status().await;
     assert!(status["policies"].as_array().unwrap().iter().any(|p| p["name"] == "lru"));
+    // Another one of the name, and the first again.
+    let dir = tempfile::tempdir().unwrap();
+    let other = dir.path().join("lru.wasm");
+    std::fs::copy(built_policy("priority"), &other).unwrap();
+    let (ok, said) = run(&["policy", "push", other.to_str().unwrap()], "uploads");
+    assert!(ok && said.contains("lru is live"), "{said}");
+    let (ok, said) = run(&["policy", "rollback", "lru"], "uploads");
+    assert!(ok && said.contains("is live again, sha256"), "{said}");
+    let whole = |path: &Path| std::fs::read(path).unwrap();
+    assert_eq!(whole(&gateway.policies().join("lru.wasm")), whole(&policy));
+    let (ok, said) = run(&["policy", "rollback", "none"], "uploads");
+    assert!(!ok && said.contains("nothing to go back to"), "{said}");
 }
