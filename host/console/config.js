@@ -20,7 +20,7 @@ export function mount(main) {
     const shown = settings.filter(({ key, from }) => (!wanted || key.toLowerCase().includes(wanted)) && !(set.checked && from === "default"));
     fill(head, h("p", null, "From ", files.map((file) => h("code", null, file)), ": changes are taken up as the files are saved."),
       (one("gateway")?.doubts ?? []).map((doubt) => h("p.doubt", null, doubt)),
-      reload && (reload.ok ? [h("p", null, `The last reload changed: ${reload.changed}.`), reload.lines?.length > 0 && h("ul.diff", null, reload.lines.map(line))]
+      reload && (reload.ok ? [h("p", null, `The last reload changed: ${reload.changed}.`), reload.lines?.length > 0 && h("ul.diff", { tabindex: 0, "aria-label": "What it changed" }, reload.lines.map(line))]
         : h("p.error", { role: "alert" }, `The last reload failed, and what was in force stays: ${reload.error}`)));
     fill(table, h("table.settings", null, h("thead", null, h("tr", null, ["Setting", "Value", "From"].map((name) => h("th", { scope: "col" }, name)))),
       h("tbody", null, shown.map(({ key, value, from }) => h("tr", { "data-key": key }, h("th.mono", { scope: "row" }, key),
@@ -29,7 +29,7 @@ export function mount(main) {
   return { update };
 }
 
-const KINDS = { "+": "added", "-": "gone", "~": "other", "!": "warn" };
+const KINDS = { "+": "new", "-": "gone", "~": "other", "!": "warning" };
 
 /** As `cortex plan` says it: a sign, and what it is of. */
-const line = (text) => h(`li.${KINDS[text[0]] ?? "other"}`, null, h("code", { "aria-label": KINDS[text[0]] ?? "other" }, text[0]), text.slice(2));
+const line = (text) => h(`li.${KINDS[text[0]] ?? "other"}`, null, h("code", { "aria-hidden": "true" }, text[0]), h("span.unseen", null, `${KINDS[text[0]] ?? "other"}: `), text.slice(2));

@@ -125,31 +125,44 @@ const queue = (entry) =>
 
 const OUTCOMES = { resident: "is there", loading: "is being loaded", fits: "fits", after_unloading: "fits after unloading", impossible: "cannot", unknown: "not known" };
 
-/** What a load would take on each node, as the gateway foresees it; `first`: where it would be tried first. */
-export function plan({ nodes, first }) {
-  const words = OUTCOMES;
-  return h("ul.plan", null, nodes.map((node) => h("li", null, h("strong", null, node.node), ": ", words[node.outcome] ?? node.outcome, " ",
+/** What a load would take on each node, as the gateway foresees it; `order`: where it would be tried, one after the other. */
+export function plan({ nodes, order }) {
+  const first = nodes.length > 1 && !nodes.some((node) => node.outcome === "resident") ? order[0] : undefined;
+  return h("ul.plan", null, nodes.map((node) => h("li", null, h("strong", null, node.node), ": ", OUTCOMES[node.outcome] ?? node.outcome, " ",
     node.victims.length > 0 && h("em", null, node.victims.join(", ")),
     node.required_mb !== undefined && h("span.facts", null, ` takes ${mb(node.required_mb)}, ${mb(node.free_mb)} free`),
     node.message && h("span.facts", null, ` ${node.message}`),
-    nodes.length > 1 && node.node === first && h("span.pill.up", null, "here first"))));
+    node.node === first && h("span.pill.up", null, "here first"))));
 }
 
-/** Where requests for each model of a node go while it is drained. */
-async function moves(node) {
-  const elsewhere = (model) => (one(`model/${model}`)?.on ?? []).filter((at) => at.node !== node.name && at.status === "loaded").map((at) => at.node);
-  const move = async ({ model }) => {
-    const others = elsewhere(model);
-    if (others.length) return [model, `goes on, on ${others.join(", ")}`];
-    if (!one(`model/${model}`)?.catalogued) return [model, "is nowhere else and in no catalogue: its requests are refused"];
-    const foreseen = await call("POST", "/admin/plan-load", { model });
-    const able = foreseen.nodes.filter((at) => at.node !== node.name && ["fits", "after_unloading", "unknown"].includes(at.outcome));
-    const best = able.find((at) => at.outcome === "fits") ?? able[0];
-    if (!best) return [model, "fits nowhere else: its requests are refused until this node is back"];
-    const victims = best.victims.length ? `, for which ${best.victims.join(", ")} would go` : "";
-    return [model, `is loaded on ${best.node} with its next request${victims}`];
+/** Where requests for a model of a node go while that is drained. */
+async function move(node, model) {
+  const serves = (at) => at.node !== node && one(`node/${at.node}`)?.state === "up" && !one(`node/${at.node}`)?.draining;
+  const others = (one(`model/${model}`)?.on ?? []).filter(serves);
+  const on = (status) => others.filter((at) => at.status === status).map((at) => at.node).join(", ");
+  if (on("loaded")) return `goes on, on ${on("loaded")}`;
+  if (on("loading")) return `is being loaded on ${on("loading")}`;
+  if (!one(`model/${model}`)?.catalogued) return "is nowhere else and in no catalogue: its requests are refused";
+  const { nodes, order } = await call("POST", "/admin/plan-load", { model });
+  const best = nodes.find((at) => at.node === order.find((name) => name !== node));
+  if (!best) return "fits nowhere else: its requests are refused until this node is back";
+  return `is loaded on ${best.node} with its next request${best.victims.length ? `, for which ${best.victims.join(", ")} would go` : ""}`;
+}
+
+/** Models whose moves are asked for at once. */
+const ASKED = 4;
+
+/** A line for each model of a node, which says where it goes once that is known. */
+function moves(node) {
+  const lines = node.models.map(({ model }) => ({ model, line: h("span", null, " …") }));
+  const waiting = [...lines];
+  const next = async () => {
+    for (let one = waiting.shift(); one; one = waiting.shift()) {
+      one.line.textContent = ` ${await move(node.name, one.model).catch((error) => error.message)}`;
+    }
   };
-  return Promise.all(node.models.map((entry) => move(entry).catch((error) => [entry.model, error.message])));
+  for (let asked = 0; asked < ASKED; asked += 1) next();
+  return h("ul.plan", { "data-moves": true, "aria-live": "polite" }, lines.map(({ model, line }) => h("li", null, h("strong", null, model), line)));
 }
 
 async function did(what, doing) {
@@ -167,7 +180,7 @@ export const actions = {
     if (!known) return notice(`${node} has left the fleet.`, "error");
     const content = on
       ? [h("p", null, `${node} gets no new requests and no loads. ${known.in_flight} requests that run there go on.`),
-        known.models.length ? h("ul.plan", { "data-moves": true }, (await moves(known)).map(([model, where]) => h("li", null, h("strong", null, model), ` ${where}`))) : h("p", null, "It has no models.")]
+        known.models.length ? moves(known) : h("p", null, "It has no models.")]
       : h("p", null, `${node} takes requests and loads again.`);
     if (!await ask(on ? `Drain ${node}?` : `Take ${node} back?`, content, { confirm: on ? "Drain" : "Undrain" })) return;
     await did(on ? `${node} is draining.` : `${node} takes requests again.`, call("POST", "/admin/drain", { node, on: !!on }));

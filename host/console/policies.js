@@ -47,7 +47,7 @@ function card(policy) {
   const { serving, refused } = policy;
   const broken = serving && serving.breaker && serving.breaker !== "closed";
   // A dialect has no built-in to stand in for it.
-  const stays = serving && ["translation", "upstream"].includes(serving.kind);
+  const stays = serving && !serving.rolled_back_to && ["translation", "upstream"].includes(serving.kind);
   const condition = !serving ? "refused" : broken ? (stays ? "failing" : "off") : serving.strikes > 0 ? "strikes" : "serving";
   return h("article.card", { "data-key": policy.name, "data-policy": policy.name },
     h("header", null, h("h2", null, policy.name), h(`span.pill.${condition}`, null, condition === "strikes" ? `serving, ${serving.strikes} strikes` : condition === "off" ? "switched off" : condition === "failing" ? "serving, keeps failing" : condition),

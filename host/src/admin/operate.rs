@@ -73,8 +73,8 @@ pub(super) async fn load(State(gateway): State<Arc<Gateway>>, body: Bytes) -> An
     Ok(Json(json!({"status": "loaded", "model": model.id, "nodes": places(&gateway, &model)})))
 }
 
-/// `POST /admin/plan-load {model, node?}`: what a load would take on each neuron, who would leave for it, and where it would
-/// be tried first.
+/// `POST /admin/plan-load {model, node?}`: what a load would take on each neuron, who would leave for it, and on which
+/// nodes it would be tried in which order.
 pub(super) async fn plan_load(State(gateway): State<Arc<Gateway>>, body: Bytes) -> Answer {
     let asked: OfModel = parse(&body)?;
     let model = catalogued(&gateway, &asked.model)?;
@@ -90,8 +90,8 @@ pub(super) async fn plan_load(State(gateway): State<Arc<Gateway>>, body: Bytes) 
     let foreseen = join_all(asking.map(|node| gateway.loads.foresee(node, &model))).await;
     let order = gateway.loads.candidates(&model);
     let could = |node: &&Arc<Node>| foreseen.iter().any(|one| one.node == node.name && one.outcome.is_load());
-    let first = order.iter().find(could).map(|node| node.name.as_str());
-    Ok(Json(json!({"model": model.id, "first": first, "nodes": foreseen})))
+    let order: Vec<&str> = order.iter().filter(could).map(|node| node.name.as_str()).collect();
+    Ok(Json(json!({"model": model.id, "order": order, "nodes": foreseen})))
 }
 
 /// `POST /admin/unload {model, node?, drain?}`

@@ -1,3 +1,4 @@
+use super::screen::shown;
 use crate::config::Config;
 use serde_json::Value;
 use std::path::PathBuf;
@@ -27,7 +28,7 @@ pub(super) fn run(args: &Args, json: bool) -> anyhow::Result<()> {
     if lines.is_empty() {
         println!("nothing changes");
     }
-    lines.iter().for_each(|line| println!("{line}"));
+    lines.iter().for_each(|line| println!("{}", shown(line, &[])));
     Ok(())
 }
 

@@ -46,7 +46,7 @@ fn lines(said: &Value) -> Vec<String> {
     let mut lines = vec![said["model"].as_str().unwrap_or("-").to_owned()];
     lines.extend(nodes.iter().map(line));
     let others = nodes.len() > 1 && !nodes.iter().any(|node| node["outcome"] == "resident");
-    if let Some(first) = said["first"].as_str().filter(|_| others) {
+    if let Some(first) = said["order"][0].as_str().filter(|_| others) {
         lines.push(format!("  it would be tried on {first} first"));
     }
     lines
@@ -94,7 +94,7 @@ mod tests {
             {"node": "c", "outcome": "impossible", "message": "node c: it is broken"},
             {"node": "d", "outcome": "unknown"},
         ]});
-        let two = json!({"model": "o/m", "first": "b", "nodes": [{"node": "a", "outcome": "fits"}, {"node": "b", "outcome": "unknown"}]});
+        let two = json!({"model": "o/m", "order": ["b", "a"], "nodes": [{"node": "a", "outcome": "fits"}, {"node": "b", "outcome": "unknown"}]});
         assert_eq!(lines(&two).last().unwrap(), "  it would be tried on b first");
         assert_eq!(
             lines(&said),

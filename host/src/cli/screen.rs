@@ -35,7 +35,7 @@ pub(super) fn paint(colour: Colour, text: &str) -> String {
 /// What others wrote, for a terminal that they do not write to: characters that steer it, or turn the direction of
 /// writing, are replaced, but for those in `kept`.
 pub(super) fn shown(text: &str, kept: &[char]) -> String {
-    let turns = |c: char| matches!(c, '\u{61c}' | '\u{200e}' | '\u{200f}' | '\u{202a}'..='\u{202e}' | '\u{2066}'..='\u{2069}');
+    let turns = |c: char| matches!(c, '\u{202a}'..='\u{202e}' | '\u{2066}'..='\u{2069}');
     text.replace(|c: char| (c.is_control() || turns(c)) && !kept.contains(&c), "\u{fffd}")
 }
 

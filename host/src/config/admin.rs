@@ -3,7 +3,7 @@
 use super::keys::{Digest, digests};
 use super::raw;
 use serde::{Deserialize, Serialize};
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
 /// What an admin key is for.
@@ -56,6 +56,15 @@ impl AdminKeys {
     /// The one whose secret has this SHA-256: comparing digests tells nothing of the secret by its timing.
     pub fn of_digest(&self, digest: &[u8; 32]) -> Option<&Arc<AdminKey>> {
         self.by_digest.get(digest)
+    }
+
+    pub(super) fn names(&self) -> BTreeSet<&str> {
+        self.by_digest.values().map(|key| key.name.as_str()).collect()
+    }
+
+    /// Of the key of that name, as digests.
+    pub(super) fn secrets(&self, name: &str) -> Vec<&Digest> {
+        self.by_digest.iter().filter(|(_, key)| key.name == name).map(|(digest, _)| digest).collect()
     }
 
     /// An error is a sentence.

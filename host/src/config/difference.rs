@@ -17,6 +17,16 @@ impl Config {
         let (had, has) = (keys(self), keys(new));
         lines.extend(has.iter().filter(|name| !had.contains(name)).map(|name| format!("+ key {name}")));
         lines.extend(had.iter().filter(|name| !has.contains(name)).map(|name| format!("- key {name}")));
+        for name in has.iter().filter(|name| had.contains(name)) {
+            if self.keys.secrets(name) != new.keys.secrets(name) {
+                lines.push(format!("~ key {name}: another secret"));
+            }
+        }
+        for name in self.admin_keys.names().intersection(&new.admin_keys.names()) {
+            if self.admin_keys.secrets(name) != new.admin_keys.secrets(name) {
+                lines.push(format!("~ admin key {name}: another secret"));
+            }
+        }
         if !self.keys.is_empty() && new.keys.is_empty() {
             lines.push("! a reload refuses to remove all keys; to mean that, restart".into());
         }
@@ -64,6 +74,9 @@ fn is_told(what: &str, lines: &[String], values: &[String]) -> bool {
     match what {
         "catalogue" | "neurons and upstreams" | "which files are read" => true,
         "keys" => starts("keys.") || lines.iter().any(|line| line[1..].starts_with(" key ")),
+        "admin_keys" => {
+            starts("admin_keys.") || lines.iter().any(|line| line[1..].starts_with(" admin key "))
+        }
         "policy directories or settings" => starts("policies."),
         "routing policy" | "shadow policy" | "canary" | "recording of decisions" => starts("routing."),
         "eviction strategy" => starts("eviction."),
@@ -200,5 +213,29 @@ mod tests {
             ]
         );
         assert!(old.differences(&old, &Value::Null).is_empty());
+    }
+
+    #[test]
+    fn a_secret_that_is_another_is_said_and_not_shown() {
+        let key = |of: &str, name: &str, digit: &str, more: &str| {
+            format!("[[{of}]]\nname = \"{name}\"\nsha256 = \"{}\"\n{more}\n", digit.repeat(64))
+        };
+        let old = key("keys", "alice", "1", "tokens_per_minute = 5")
+            + &key("keys", "bob", "2", "")
+            + &key("admin_keys", "ops", "3", "roles = [\"viewer\"]");
+        let new = key("keys", "alice", "1", "tokens_per_minute = 6")
+            + &key("keys", "bob", "a", "")
+            + &key("keys", "carol", "b", "")
+            + &key("admin_keys", "ops", "c", "roles = [\"operator\"]");
+        assert_eq!(
+            config(&old, "").differences(&config(&new, ""), &Value::Null),
+            [
+                "+ key carol",
+                "~ key bob: another secret",
+                "~ admin key ops: another secret",
+                "~ admin_keys.ops.roles [\"viewer\"] -> [\"operator\"]",
+                "~ keys.alice.tokens_per_minute 5 -> 6",
+            ]
+        );
     }
 }

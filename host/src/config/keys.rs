@@ -126,6 +126,13 @@ impl Keys {
     }
 }
 
+impl Keys {
+    /// Of the key of that name, as digests.
+    pub(super) fn secrets(&self, name: &str) -> Vec<&Digest> {
+        self.by_digest.iter().filter(|(_, key)| key.name == name).map(|(digest, _)| digest).collect()
+    }
+}
+
 impl Key {
     /// `model`: an id of the catalogue, or a node's own.
     pub fn allows(&self, model: &str) -> bool {

@@ -279,7 +279,12 @@ async fn take_off(
         // Somebody else was faster.
         Err(UpstreamError::Status { status: StatusCode::NOT_FOUND, .. }) => {}
         Err(UpstreamError::Status { status: StatusCode::CONFLICT, body }) => return Err(refused(body)),
-        Err(error) => return Err(NotNow::over(&error, failure(error.to_string()))),
+        // Whatever it went over, it was not the model that waits for the room.
+        Err(UpstreamError::Connect { .. } | UpstreamError::Broken(_)) => {
+            let failure = failure("the node went away".to_owned());
+            return Err(NotNow::Gone { failure, begun: false });
+        }
+        Err(error) => return Err(NotNow::Never(failure(error.to_string()))),
     }
     let config = loads.config.load();
     node.usage(config.catalogue.id_of(name)).unloaded();

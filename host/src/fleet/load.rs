@@ -15,7 +15,7 @@ use crate::decide::Decider;
 use crate::metrics::Metrics;
 use arc_swap::ArcSwap;
 use futures_util::future::select_all;
-use gone::Gone;
+use gone::{Away, Gone};
 use http::StatusCode;
 use neuron_protocol::LoadProgress;
 use serde::Serialize;
@@ -66,6 +66,16 @@ impl Why {
             Self::Operator => "an operator asked for it",
         }
     }
+}
+
+/// What has come of a job so far.
+#[derive(Default)]
+struct Tried {
+    /// Nodes that are not asked again.
+    never: Vec<Arc<Node>>,
+    gone: Gone,
+    /// What speaks against it, in the words of the last node that did.
+    last: Option<LoadFailure>,
 }
 
 /// A load under way.
@@ -222,68 +232,93 @@ impl Loads {
         job
     }
 
-    /// Tries one node after the other, for as long as nothing speaks against it but that others are in use.
+    /// Tries one node after the other, for as long as nothing speaks against it but that others are in use, or that a node
+    /// may be restarting.
     async fn run(&self, job: &Job, model: &Model, nodes: Vec<Arc<Node>>) -> Result<(), NotNow> {
-        let (mut nodes, mut never, mut gone) = (nodes, Vec::<Arc<Node>>::new(), Gone::default());
+        let (mut nodes, mut tried) = (nodes, Tried::default());
         loop {
-            let (mut later, mut last) = (None, None);
+            let mut later = None;
             for node in &nodes {
-                if let Some(failure) = gone.still(&self.fleet.now(), node) {
-                    later = Some(failure);
-                    continue;
-                }
-                if let Some(failure) = node.usage(&model.id).held_by().filter(|_| job.why != Why::Operator) {
-                    last = Some(failure);
-                    continue;
-                }
-                job.is_at(Some(node), "waiting for its turn");
-                match self.load_on(job, node, model, nodes.len() > 1).await {
+                match self.attempt(job, model, node, nodes.len() > 1, &mut tried).await {
                     Ok(()) => return Ok(()),
                     Err(NotNow::Later(failure)) => later = Some(failure),
-                    Err(NotNow::Gone { failure, begun })
-                        if self.waits_for_returns(job) && gone.note(node, &failure, begun) =>
-                    {
-                        later = Some(failure);
-                    }
-                    Err(NotNow::Gone { failure, begun }) => {
-                        if begun {
-                            node.usage(&model.id).load_failed(&failure);
-                        }
-                        never.push(node.clone());
-                        last = Some(failure);
-                    }
                     Err(NotNow::Never(failure)) if !failure.elsewhere => return Err(NotNow::Never(failure)),
-                    Err(NotNow::Never(failure)) => {
-                        never.push(node.clone());
-                        last = Some(failure);
+                    Err(NotNow::Never(failure)) => tried.last = Some(failure),
+                    Err(NotNow::Gone { failure, .. }) => {
+                        tried.last.get_or_insert(failure);
                     }
                 }
             }
-            let Some(later) = later else {
-                return Err(NotNow::Never(last.unwrap_or_else(|| LoadFailure::no_node(&model.id))));
-            };
+            let none = || LoadFailure::no_node(&model.id);
+            let Some(later) = later else { return Err(NotNow::Never(tried.last.unwrap_or_else(none))) };
             if job.why != Why::Demand || job.desk.waiting() == 0 {
                 return Err(NotNow::Later(later));
             }
-            let is_away = nodes.iter().all(|node| gone.still(&self.fleet.now(), node).is_some());
-            job.is_at(None, if is_away { "waiting for a node to return" } else { "waiting for room" });
-            // Short requests fall idle all the time.
-            tokio::time::sleep(PAUSE).await;
-            let idle = nodes.iter().map(|node| Box::pin(node.signals.idle.notified()));
-            tokio::select! {
-                () = tokio::time::sleep(LOOK_AGAIN) => {}
-                _ = select_all(idle) => {}
+            self.pause(job, &nodes, &tried).await;
+            let (fleet, patience) = (self.fleet.now(), self.config.load().node_return);
+            let mut now = candidates(&fleet, model, self);
+            for node in tried.gone.returning(&fleet, patience) {
+                if !now.iter().any(|other| Arc::ptr_eq(other, node)) {
+                    now.push(node.clone());
+                }
             }
             // Where there is none any more, the last ones say why.
-            let mut now = candidates(&self.fleet.now(), model, self);
-            now.retain(|node| !never.iter().any(|said| Arc::ptr_eq(said, node)));
             nodes = if now.is_empty() { nodes } else { now };
+            nodes.retain(|node| !tried.never.iter().any(|said| Arc::ptr_eq(said, node)));
         }
     }
 
-    /// Whoever waits leaves by themselves when a node has been away for too long (`place::returns_in`).
-    fn waits_for_returns(&self, job: &Job) -> bool {
-        job.why == Why::Demand && !self.config.load().node_return.is_zero()
+    /// One node in its turn. `Gone`: it is waited for no longer.
+    async fn attempt(
+        &self,
+        job: &Job,
+        model: &Model,
+        node: &Arc<Node>,
+        choosy: bool,
+        tried: &mut Tried,
+    ) -> Result<(), NotNow> {
+        let patience = self.config.load().node_return;
+        match tried.gone.away(&self.fleet.now(), node, patience) {
+            Some(Away::Returning(failure)) => return Err(NotNow::Later(failure)),
+            Some(Away::Over(failure)) => {
+                tried.never.push(node.clone());
+                return Err(NotNow::Gone { failure, begun: false });
+            }
+            None => {}
+        }
+        let usage = node.usage(&model.id);
+        if let Some(failure) = usage.held_by().filter(|_| job.why != Why::Operator) {
+            return Err(NotNow::Never(failure));
+        }
+        job.is_at(Some(node), "waiting for its turn");
+        let outcome = self.load_on(job, node, model, choosy).await;
+        if let Err(NotNow::Gone { failure, begun }) = &outcome {
+            let is_waited_for = job.why == Why::Demand && !patience.is_zero();
+            if is_waited_for && tried.gone.note(node, failure, *begun) {
+                return Err(NotNow::Later(failure.clone()));
+            }
+            if *begun {
+                usage.load_failed(failure);
+            }
+        }
+        if let Err(NotNow::Gone { .. } | NotNow::Never(_)) = &outcome {
+            tried.never.push(node.clone());
+        }
+        outcome
+    }
+
+    /// Until it is worth another look.
+    async fn pause(&self, job: &Job, nodes: &[Arc<Node>], tried: &Tried) {
+        let (fleet, patience) = (self.fleet.now(), self.config.load().node_return);
+        let is_away = nodes.iter().all(|node| tried.gone.away(&fleet, node, patience).is_some());
+        job.is_at(None, if is_away { "waiting for a node to return" } else { "waiting for room" });
+        // Short requests fall idle all the time.
+        tokio::time::sleep(PAUSE).await;
+        let idle = nodes.iter().map(|node| Box::pin(node.signals.idle.notified()));
+        tokio::select! {
+            () = tokio::time::sleep(LOOK_AGAIN) => {}
+            _ = select_all(idle) => {}
+        }
     }
 
     fn lock(&self) -> MutexGuard<'_, HashMap<String, Arc<Job>>> {

@@ -270,7 +270,8 @@ async fn look(hosts: &dyn Hosts, last: NodeView) -> NodeView {
                 view.proof = if view.flaps >= FLAPS { PROOF } else { 0 };
             }
             // It goes once it has ended what it has begun.
-            if view.left_at.is_some() && view.is_ending() && node.in_flight() > 0 {
+            let is_at_work = node.in_flight() > 0 || node.loading.try_lock().is_err();
+            if view.left_at.is_some() && view.is_ending() && is_at_work {
                 view.left_at = Some(asked_at);
             }
             view

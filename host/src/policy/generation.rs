@@ -111,8 +111,10 @@ impl Generation {
         if let Some(last_good) = self.fallback.load_full().filter(|g| g.breaker.is_closed()) {
             return Some(last_good);
         }
+        // A dialect is asked either way, and by that it shows when it is well again.
+        let may_be_asked = self.breaker.allows(Instant::now());
         let translates = matches!(self.kind, Kind::Translation | Kind::Upstream);
-        (translates || self.breaker.allows(Instant::now())).then(|| self.clone())
+        (translates || may_be_asked).then(|| self.clone())
     }
 
     /// Remembers `previous`, or what it went back to itself, as the one to go back to.
@@ -244,8 +246,6 @@ impl Generation {
             Judge::Upstream(policy) => policy.session(seed),
             _ => Err(self.wrong_kind()),
         };
-        // A dialect has no built-in: it is asked all the same, and by that it shows when it is well again.
-        let _asked_either_way = self.breaker.allows(Instant::now());
         // Relaxed: a figure for people.
         let number = self.calls.fetch_add(1, Ordering::Relaxed) + 1;
         let session = open();
@@ -259,10 +259,7 @@ impl Generation {
     /// Notes what a session's call took and came to. True where it was a fault.
     pub fn session_call<T>(&self, took: std::time::Duration, outcome: &Result<T, Problem>) -> bool {
         self.observe(took);
-        let Err(Problem::Fault(fault)) = outcome else {
-            self.went_well();
-            return false;
-        };
+        let Err(Problem::Fault(fault)) = outcome else { return false };
         self.count(outcome);
         self.went_wrong(&fault.to_string(), self.calls(), false);
         true
@@ -299,6 +296,11 @@ impl Generation {
             _ => self.went_well(),
         }
         answer.map(|judged| judged.answer)
+    }
+
+    /// A session came to its end without a fault.
+    pub fn session_ended(&self) {
+        self.went_well();
     }
 
     fn went_well(&self) {

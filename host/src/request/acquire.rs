@@ -182,7 +182,7 @@ impl Work {
                     };
                     self.failed(&view, &refusal);
                     round.broken += u32::from(asked);
-                    (round.broke, round.owes) = (broke, !broke && refusal.code != "model_not_found");
+                    (round.broke, round.owes) = (broke, !broke && !lacks_model(&refusal));
                     self.spare_the_next(&round, &refusal)?;
                     tracing::warn!(node = view.node.name, model = self.target.label, %refusal, "trying the next node");
                     self.next(&mut round, &view, refusal, asked).await;
@@ -227,7 +227,7 @@ impl Work {
 
     /// What follows from a node's refusal.
     async fn next(&self, round: &mut Round, view: &Arc<NodeView>, refusal: Refusal, asked: bool) {
-        let is_gone = matches!(refusal.code.as_str(), "model_not_found" | "model_loading");
+        let is_gone = lacks_model(&refusal) && view.node.offer().is_none();
         // Unloaded behind the gateway's back, or the daemon is another, or its files were never there: once more, with
         // a load.
         if is_gone && !round.looked_again.contains(&view.node.name) && self.will_be_there(view).await {
@@ -245,11 +245,12 @@ impl Work {
     }
 
     /// Looks at the node that lacks the model: one that is not the catalogue's is there again where the node loads it by
-    /// itself.
+    /// itself, or has by now.
     async fn will_be_there(&self, view: &Arc<NodeView>) -> bool {
         self.gateway.loads.refresh(&view.node).await;
         let (fleet, model) = (self.gateway.fleet.now(), &self.target.model);
-        self.target.catalogued || fleet.view(&view.node).is_some_and(|now| is_coming(now, model))
+        let has = |now: &NodeView| find(now, model).is_some_and(|found| found.info.can_serve());
+        self.target.catalogued || fleet.view(&view.node).is_some_and(|now| has(now) || is_coming(now, model))
     }
 
     /// Whether the node gets the request again, where it was only restarted.
@@ -433,6 +434,11 @@ impl Work {
         let message = format!("{} was not ready within {seconds} s; it may be later", self.target.model.id);
         Refusal::unavailable("model_loading", message, RETRY)
     }
+}
+
+/// The node has not got it, or not yet.
+fn lacks_model(refusal: &Refusal) -> bool {
+    matches!(refusal.code.as_str(), "model_not_found" | "model_loading")
 }
 
 /// Whether it counts tokens: neurons do, and servers whose dialect has a call for it.

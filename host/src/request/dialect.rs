@@ -111,7 +111,10 @@ impl Dialect {
         let headers = reply.headers.clone();
         let session = &mut translated.session;
         let problem = match off_reactor(reply.body.len(), || session.response(reply.clone())) {
-            Ok(reply) => return reply,
+            Ok(reply) => {
+                translated.generation.session_ended();
+                return reply;
+            }
             Err(problem) => problem,
         };
         let refusal = translated.failed(&problem);
@@ -144,6 +147,9 @@ impl Dialect {
     pub(super) fn finish(&mut self, clean: bool) -> Vec<u8> {
         let Some(translated) = self.translated.as_mut().filter(|_| !self.broken) else { return Vec::new() };
         let outcome = translated.timed(|session| session.finish(clean));
+        if outcome.is_ok() {
+            translated.generation.session_ended();
+        }
         outcome.or_else(|problem| translated.repeated(problem, |s| s.finish(clean))).unwrap_or_else(
             |problem| {
                 self.broken = true;

@@ -239,6 +239,7 @@ impl Foreign {
         let headers = vec![("content-type".into(), "application/json".into())];
         let reply = Reply { status: status.as_u16(), headers, body: body.to_vec() };
         let reply = self.timed(|session| off_reactor(reply.body.len(), || session.response(reply)))?;
+        self.generation.session_ended();
         Ok((StatusCode::from_u16(reply.status).unwrap_or(StatusCode::BAD_GATEWAY), reply.body.into()))
     }
 
@@ -249,7 +250,9 @@ impl Foreign {
 
     /// What is still to be said at the end.
     pub(super) fn finish(&mut self, clean: bool) -> Result<Bytes, Unread> {
-        self.timed(|session| session.finish(clean)).map(Into::into)
+        let said = self.timed(|session| session.finish(clean))?;
+        self.generation.session_ended();
+        Ok(said.into())
     }
 
     fn timed<T>(&mut self, call: impl FnOnce(&mut Session) -> Result<T, Problem>) -> Result<T, Unread> {

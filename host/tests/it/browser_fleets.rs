@@ -100,6 +100,7 @@ async fn look_at_reloads(browser: &Browser, gateway: &TestGateway) {
     std::fs::write(&file, config.replace("max_waiting = 9", "max_waiting = 7")).unwrap();
     browser.until(".diff", "gateway.max_waiting 9 -> 7").await;
     browser.picture("reload").await;
+    assert_eq!(browser.barriers().await, Vec::<String>::new());
     std::fs::write(&file, config.replace("max_waiting = 9", "max_waiting = \"many\"")).unwrap();
     browser.until("[role=alert]", "The last reload failed").await;
     browser.until("[role=alert]", "gateway.max_waiting: invalid type").await;

@@ -1,6 +1,6 @@
 //! Daemons that are restarted, or do not outlive what they are given: whoever waits goes on waiting.
 
-use crate::support::processes::{MODEL, root, start_neuron_with};
+use crate::support::processes::{MODEL, root, start_neuron, start_neuron_with};
 use crate::support::{Reply, TestGateway, TestNode, node::chat, until};
 use serde_json::{Value, json};
 use std::time::Duration;
@@ -70,6 +70,26 @@ async fn a_model_that_ends_its_daemon_twice_is_not_given_to_it_any_more() {
     assert_eq!(node.lock().loads.len(), 1);
 }
 
+/// Whoever is away for good is not waited for, and the other's word is what counts.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_node_that_stays_away_is_given_up() {
+    let (node, other) = (slow("127.0.0.1:0").await, TestNode::start().await);
+    let error = json!({"error": {"kind": "quant_not_found", "message": "no quant Q4; it has Q8_0"}});
+    other.lock().load_error = Some((422, error));
+    // The first has more room.
+    other.lock().models.push(crate::support::node::info("o/else", 400));
+    let gateway = TestGateway::start(&[&node, &other], &[], "node_return_secs = 2.0", MODELS).await;
+    let body = ask("o/a");
+    let killed = async {
+        is_loading(&gateway).await;
+        node.kill();
+    };
+    let (answer, ()) = tokio::join!(gateway.client.post("/v1/chat/completions", &body), killed);
+    let said = answer.json();
+    assert_eq!((answer.status, said["error"]["code"].as_str()), (422, Some("quant_not_found")), "{said}");
+    assert_eq!((node.lock().loads.len(), other.lock().loads.len()), (1, 1), "neither is asked again");
+}
+
 /// One load at a time: that of another node is made, and nobody waits for the one that is gone.
 #[tokio::test(flavor = "multi_thread")]
 async fn another_node_takes_over_at_once() {
@@ -87,6 +107,31 @@ async fn another_node_takes_over_at_once() {
     let (answer, ()) = tokio::join!(gateway.client.post("/v1/chat/completions", &body), killed);
     assert_eq!(answer.status, 200, "{}", answer.text());
     assert_eq!((node.lock().loads.len(), other.lock().loads.len()), (1, 1));
+}
+
+/// A daemon that is told to end while it loads ends the load first, and the next one has to make it again.
+#[tokio::test(flavor = "multi_thread")]
+async fn an_upgrade_during_a_load_refuses_nobody() {
+    let dir = tempfile::tempdir().unwrap();
+    let start = async |listen: String| {
+        let dir = dir.path().to_owned();
+        tokio::task::spawn_blocking(move || start_neuron(&dir, &listen)).await.unwrap()
+    };
+    let (mut neuron, address) = start("127.0.0.1:0".into()).await;
+    let neurons = format!("[[neurons]]\nname = \"only\"\nendpoint = \"http://{address}\"\n");
+    let models = format!("[[models]]\nid = \"{MODEL}\"\n");
+    let gateway = TestGateway::start_with(&[], &[], "", &models, &neurons).await;
+    let body = ask(MODEL);
+    let calls = (0..3).map(|_| gateway.client.post("/v1/chat/completions", &body));
+    let restarted = async {
+        is_loading(&gateway).await;
+        assert!(tokio::task::spawn_blocking(move || neuron.terminate()).await.unwrap());
+        start(address.clone()).await
+    };
+    let (answers, _neuron) = tokio::join!(futures_util::future::join_all(calls), restarted);
+    for answer in answers {
+        assert_eq!(answer.status, 200, "{}", answer.text());
+    }
 }
 
 /// What only the daemon's own configuration has: it is there again once that has been loaded.

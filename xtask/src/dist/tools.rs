@@ -66,7 +66,7 @@ pub(super) fn rpm(package: &Package) -> Result<PathBuf> {
 
 /// CycloneDX, of what the program is made of.
 pub(super) fn bill(package: &Package) -> Result<PathBuf> {
-    let to = dir().join(format!("{}-{}.cdx.json", package.called, version()?));
+    let to = dir().join(format!("{}-{}-{}.cdx.json", package.called, version()?, std::env::consts::ARCH));
     let mut make = Command::new(tool("cargo-cyclonedx")?);
     make.arg("cyclonedx").args(["--format", "json", "--override-filename", "bill", "--quiet"]);
     make.arg("--manifest-path").arg(manifest(package)).env("SOURCE_DATE_EPOCH", epoch()?);

@@ -1,3 +1,4 @@
+use crate::cli::screen::shown;
 use crate::cli::target::Target;
 use anyhow::Context;
 use http::Method;
@@ -29,6 +30,6 @@ pub(super) fn run(args: &Args, json: bool) -> anyhow::Result<()> {
     if json {
         return crate::cli::print_json(&said);
     }
-    println!("{name} is live, sha256 {}", said["sha256"].as_str().unwrap_or("-"));
+    println!("{name} is live, sha256 {}", shown(said["sha256"].as_str().unwrap_or("-"), &[]));
     Ok(())
 }

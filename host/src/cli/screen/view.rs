@@ -2,9 +2,10 @@
 
 use super::keys::{Key, Keys};
 use anyhow::Result;
+use futures_util::future::select_all;
 use std::io::{IsTerminal, Write, stdout};
 use std::time::Duration;
-use tokio::signal::unix::{SignalKind, signal};
+use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio::time::Instant;
 
 /// Another screen than the one with the shell's history; no cursor.
@@ -38,11 +39,13 @@ fn stay_in(
 ) -> Result<()> {
     let screen = stdout().is_terminal().then(Screen::enter);
     // Before the first drawing: what comes during one is heard after it.
-    let (mut ends, mut keys) = {
+    let mut ends = {
         let _inside = runtime.enter();
-        let ends = [signal(SignalKind::interrupt())?, signal(SignalKind::terminate())?];
-        (ends, screen.as_ref().and_then(|_| Keys::open()))
+        let [interrupt, terminate, hangup] =
+            [SignalKind::interrupt(), SignalKind::terminate(), SignalKind::hangup()].map(signal);
+        [interrupt?, terminate?, hangup?]
     };
+    let mut keys = screen.as_ref().and_then(|_| Keys::open());
     let mut first = 0;
     loop {
         let text = match draw() {
@@ -67,27 +70,22 @@ fn stay_in(
                 }
                 Some(Key::Top) => first = 0,
                 Some(Key::End) => first = usize::MAX,
-                Some(Key::Other) => {}
             }
         }
     }
 }
 
 /// `None`: it is time to draw again.
-async fn next(
-    [interrupt, terminate]: &mut [tokio::signal::unix::Signal; 2],
-    keys: &mut Option<Keys>,
-    due: Instant,
-) -> Option<Key> {
+async fn next(ends: &mut [Signal; 3], keys: &mut Option<Keys>, due: Instant) -> Option<Key> {
     let pressed = async {
         match keys {
             Some(keys) => keys.next().await,
             None => std::future::pending().await,
         }
     };
+    let ended = ends.iter_mut().map(|end| Box::pin(end.recv()));
     tokio::select! {
-        _ = interrupt.recv() => Some(Key::Quit),
-        _ = terminate.recv() => Some(Key::Quit),
+        _ = select_all(ended) => Some(Key::Quit),
         key = pressed => Some(key),
         () = tokio::time::sleep_until(due) => None,
     }

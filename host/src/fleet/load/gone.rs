@@ -3,6 +3,7 @@
 use super::LoadFailure;
 use crate::fleet::{Fleet, Node};
 use std::sync::Arc;
+use std::time::Duration;
 
 /// Those of one job.
 #[derive(Default)]
@@ -13,6 +14,14 @@ struct One {
     /// It had begun the load when it went, once.
     begun: bool,
     failure: LoadFailure,
+}
+
+/// A node that is not there.
+pub(super) enum Away {
+    /// It may be restarting.
+    Returning(LoadFailure),
+    /// It has been away for too long, or has left the fleet.
+    Over(LoadFailure),
 }
 
 impl Gone {
@@ -28,10 +37,20 @@ impl Gone {
         !is_again
     }
 
-    /// Why the node is not there yet, where it is one of them and has not come back.
-    pub(super) fn still(&self, fleet: &Fleet, node: &Arc<Node>) -> Option<LoadFailure> {
+    /// `None`: it is none of them, or it is back.
+    pub(super) fn away(&self, fleet: &Fleet, node: &Arc<Node>, patience: Duration) -> Option<Away> {
         let one = self.0.iter().find(|one| Arc::ptr_eq(&one.node, node))?;
-        let is_back = fleet.view(node).is_some_and(|view| view.reachable());
-        (!is_back).then(|| one.failure.clone())
+        match fleet.view(node) {
+            Some(view) if view.reachable() => None,
+            Some(view) if view.restarts_for(patience).is_some() => Some(Away::Returning(one.failure.clone())),
+            _ => Some(Away::Over(one.failure.clone())),
+        }
+    }
+
+    /// Those that are worth waiting for.
+    pub(super) fn returning(&self, fleet: &Fleet, patience: Duration) -> impl Iterator<Item = &Arc<Node>> {
+        let is_returning =
+            move |node: &&Arc<Node>| matches!(self.away(fleet, node, patience), Some(Away::Returning(_)));
+        self.0.iter().map(|one| &one.node).filter(is_returning)
     }
 }

@@ -46,7 +46,15 @@ impl Loads {
         if outcome.is_ok() && !self.status_on(node, model).1 {
             let message =
                 format!("node {} says that it has loaded {}, and does not list it", node.name, model.id);
-            outcome = Err(NotNow::Never(LoadFailure::unavailable("load_failed", message)));
+            // One that ends lists nothing any more.
+            let is_there = self.fleet.now().view(node).is_some_and(|view| view.seen_since(started));
+            outcome = Err(match is_there {
+                true => NotNow::Never(LoadFailure::unavailable("load_failed", message)),
+                false => {
+                    let failure = LoadFailure::unavailable("node_unavailable", message);
+                    NotNow::Gone { failure, begun: false }
+                }
+            });
         }
         self.book(job.why, node, model, started, &outcome);
         outcome
