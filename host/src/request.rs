@@ -171,8 +171,7 @@ async fn answer(
             let target = resolve::resolve(gateway, caller, &asked)?;
             ledger.target(&target);
             admit::may_have(gateway, caller, &target)?;
-            // Counting tokens costs nothing.
-            if kind != Inference::Tokenize {
+            if !kind.is_about_tokens() {
                 ledger.admitted(admit::admit(gateway, caller, &asked, &target)?, asked.body.len());
             }
             let mut work = acquire::Work::new(gateway, caller, kind, asked, target, ledger);

@@ -151,8 +151,8 @@ impl Work {
         let mut round = Round::default();
         loop {
             let granted = match self.kind {
-                // Counting tokens reads the model's files, and needs neither its weights nor a place.
-                Inference::Tokenize if !round.wants_load => {
+                // What reads the model's files alone needs neither its weights nor a place.
+                kind if kind.is_about_tokens() && !round.wants_load => {
                     self.any_node(&round, deadline).await.map_err(Denied::Refused)
                 }
                 _ => self.seat(&round, deadline).await,
@@ -367,7 +367,7 @@ impl Work {
 
     fn that_counts(&self, mut nodes: Vec<Arc<NodeView>>) -> Result<Granted, Refusal> {
         // Servers that speak OpenAI cannot.
-        match nodes.iter().position(|view| counts(&view.node)) {
+        match nodes.iter().position(|view| counts(&view.node, self.kind)) {
             Some(first) => {
                 let (view, seat) = (nodes.swap_remove(first), Seat::aside());
                 Ok(Granted { view, seat, waited: Duration::ZERO, cold: None })
@@ -442,8 +442,8 @@ fn lacks_model(refusal: &Refusal) -> bool {
 }
 
 /// Whether it counts tokens: neurons do, and servers whose dialect has a call for it.
-fn counts(node: &Node) -> bool {
-    node.offer().is_none() || node.dialect().is_some()
+fn counts(node: &Node, kind: Inference) -> bool {
+    node.offer().is_none() || (kind == Inference::Tokenize && node.dialect().is_some())
 }
 
 /// Tells the node's breaker how it went, also where the client leaves first.

@@ -144,6 +144,8 @@ struct Fields<'a> {
     #[serde(borrow)]
     messages: Option<&'a RawValue>,
     #[serde(borrow)]
+    prompt: Option<&'a RawValue>,
+    #[serde(borrow)]
     tools: Option<&'a RawValue>,
     #[serde(borrow)]
     tool_choice: Option<&'a RawValue>,
@@ -179,11 +181,15 @@ pub(super) fn parse(kind: Inference, body: Bytes) -> Result<Asked, Refusal> {
     let options: Option<StreamOptions> = optional("stream_options", "an object", fields.stream_options)?;
     let user: Option<String> = optional("user", "a string", fields.user)?;
     let messages: Option<Vec<&RawValue>> = optional("messages", "a list of messages", fields.messages)?;
-    if matches!(kind, Inference::Chat | Inference::Tokenize) && messages.as_ref().is_none_or(Vec::is_empty) {
-        return Err(Refusal::invalid(
-            Some("messages"),
-            "messages: a list of at least one message is required",
-        ));
+    let wanted = match kind {
+        Inference::Chat => Some("messages: a list of at least one message is required"),
+        Inference::Tokenize if fields.prompt.is_none() => {
+            Some("messages: a list of at least one message is required, or a prompt")
+        }
+        _ => None,
+    };
+    if let Some(wanted) = wanted.filter(|_| messages.as_ref().is_none_or(Vec::is_empty)) {
+        return Err(Refusal::invalid(Some("messages"), wanted));
     }
     let tokens = |raw: Option<&RawValue>| raw.and_then(|raw| serde_json::from_str(raw.get()).ok());
     let messages = messages.unwrap_or_default();

@@ -31,6 +31,8 @@ pub(super) enum Inference {
     Embedding,
     /// Counting tokens needs no weights on a device, so it never loads a model.
     Tokenize,
+    /// Nor does telling their text.
+    Detokenize,
 }
 
 impl Inference {
@@ -40,7 +42,13 @@ impl Inference {
             Self::Completion => "/v1/completions",
             Self::Embedding => "/v1/embeddings",
             Self::Tokenize => "/tokenize",
+            Self::Detokenize => "/detokenize",
         }
+    }
+
+    /// The model's files are enough, and it costs nothing.
+    pub(super) fn is_about_tokens(self) -> bool {
+        matches!(self, Self::Tokenize | Self::Detokenize)
     }
 }
 
@@ -51,7 +59,7 @@ impl Inference {
             Self::Chat => Some("chat"),
             Self::Completion => Some("text_completion"),
             Self::Embedding => Some("embeddings"),
-            Self::Tokenize => None,
+            Self::Tokenize | Self::Detokenize => None,
         }
     }
 }
@@ -85,11 +93,12 @@ pub(super) fn recognise(table: &Table, parts: &Parts) -> Result<Recognised, Refu
     Err(Refusal::new(StatusCode::NOT_FOUND, "not_found", message))
 }
 
-const NATIVE_PATHS: [&str; 7] = [
+const NATIVE_PATHS: [&str; 8] = [
     "/v1/chat/completions",
     "/v1/completions",
     "/v1/embeddings",
     "/tokenize",
+    "/detokenize",
     "/v1/models",
     "/v1/models/{model}",
     "/health",
@@ -102,7 +111,13 @@ pub(super) fn is_probe(parts: &Parts) -> bool {
 
 /// `None` where the gateway has no such call.
 pub(super) fn native(method: &str, path: &str) -> Option<Native> {
-    let inference = [Inference::Chat, Inference::Completion, Inference::Embedding, Inference::Tokenize];
+    let inference = [
+        Inference::Chat,
+        Inference::Completion,
+        Inference::Embedding,
+        Inference::Tokenize,
+        Inference::Detokenize,
+    ];
     match (method, path) {
         ("GET" | "HEAD", "/") => Some(Native::Alive),
         ("GET" | "HEAD", "/health") => Some(Native::Health),

@@ -146,6 +146,25 @@ async fn a_neuron_that_is_restarted_under_requests_refuses_nobody() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn a_text_is_tokens_and_tokens_are_a_text() {
+    let pair = Pair::start();
+    pair.until_up().await;
+    let text = "Tell a long story: été 海";
+    let said = pair.client.post("/tokenize", &json!({"model": ALIAS, "prompt": text})).await;
+    assert_eq!(said.status, 200, "{}", said.text());
+    let tokens = said.json()["tokens"].clone();
+    assert_eq!(said.json()["count"], tokens.as_array().unwrap().len());
+    let said = pair.client.post("/detokenize", &json!({"model": ALIAS, "tokens": tokens})).await;
+    assert_eq!((said.status, said.json()["prompt"].as_str()), (200, Some(text)), "{}", said.text());
+    let said = pair.client.post("/tokenize", &json!({"model": ALIAS})).await;
+    assert!(said.status == 400 && said.text().contains("or a prompt"), "{}", said.text());
+    let said = pair.client.post("/detokenize", &json!({"model": ALIAS, "tokens": "x"})).await;
+    assert_eq!(said.status, 400, "{}", said.text());
+    // Neither loads the model.
+    assert_eq!(pair.neuron_client.get("/models").await.json(), json!([]));
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn a_client_that_leaves_stops_the_neuron() {
     let pair = Pair::start();
     pair.until_up().await;

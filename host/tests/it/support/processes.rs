@@ -144,7 +144,10 @@ pub async fn until_up(client: &Client) {
 pub fn start_neuron(dir: &Path, listen: &str) -> (Process, String) {
     let hub = root().join("target/models");
     assert!(hub.exists(), "target/models is missing: run `cargo xtask setup` first");
-    let config = format!("[neuron]\nlisten = \"{listen}\"\n[sources.huggingface]\ncache_dir = {hub:?}\n");
+    // Who says no bound gets this one: a small model may go on to the end of its window.
+    let config = format!(
+        "[neuron]\nlisten = \"{listen}\"\n[engine]\ndefault_max_tokens = 200\n[sources.huggingface]\ncache_dir = {hub:?}\n"
+    );
     start_neuron_with(dir, &config, &[])
 }
 
