@@ -35,7 +35,13 @@ fn main() -> ExitCode {
     match run(cli.command, cli.json) {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
-            eprintln!("neuron: {error:#}");
+            match cli.json {
+                true => {
+                    let error = serde_json::json!({"message": format!("{error:#}"), "exit_status": 1});
+                    eprintln!("{}", serde_json::json!({ "error": error }));
+                }
+                false => eprintln!("neuron: {error:#}"),
+            }
             ExitCode::FAILURE
         }
     }

@@ -209,6 +209,9 @@ fn the_programs_that_keep_house() {
     assert!(!can_be_loaded && report["error"]["kind"] == "invalid_file", "{report}");
     assert!(run(&["rm", "test/big"]).1.contains("9.4 MB are free again"));
     assert!(!blob.exists());
+    let (is_gone_again, said, error) = run(&["rm", "test/big", "--json"]);
+    let error: Value = serde_json::from_str(error.lines().last().unwrap()).unwrap();
+    assert!(!is_gone_again && said.is_empty() && error["error"]["exit_status"] == 1, "{said} {error}");
 }
 
 #[tokio::test]
