@@ -293,6 +293,8 @@ impl Loads {
         job.is_at(Some(node), "waiting for its turn");
         let outcome = self.load_on(job, node, model, choosy).await;
         if let Err(NotNow::Gone { failure, begun }) = &outcome {
+            // Its polls say whether it is down.
+            node.poke();
             let is_waited_for = job.why == Why::Demand && !patience.is_zero();
             if is_waited_for && tried.gone.note(node, failure, *begun) {
                 return Err(NotNow::Later(failure.clone()));

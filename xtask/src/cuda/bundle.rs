@@ -2,6 +2,7 @@
 
 use std::{
     fs,
+    os::unix::fs::PermissionsExt,
     path::{Path, PathBuf},
     process::Command,
 };
@@ -37,6 +38,7 @@ pub(crate) fn pack() -> Result<()> {
         &script,
         SCRIPT.replace("@NAME@", ON_GPU.0).replace("@VALUE@", ON_GPU.1).replace("@TESTS@", TESTS),
     )?;
+    fs::set_permissions(&script, fs::Permissions::from_mode(0o755))?;
     let archive = paths::artifact("cuda-bundle.tar.gz");
     let target = archive.parent().unwrap_or(Path::new("."));
     sh::run(Command::new("tar").arg("-C").arg(target).args(["-czf"]).arg(&archive).arg("cuda-bundle"))?;
